@@ -1,0 +1,268 @@
+"""The nouns: Subject, Claim, Sample, Measurement, Control, Verdict; and what engines exchange.
+
+All are frozen. Nothing here measures, decides or writes. A ``Claim`` checks itself at
+construction, so that a claim which no data could decide never reaches a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from harness.errors import ClaimError
+
+if TYPE_CHECKING:
+    from harness.bounds import Bound
+
+__all__ = [
+    "Claim",
+    "Control",
+    "Engine",
+    "Estimand",
+    "Generation",
+    "Measurement",
+    "Outcome",
+    "Prompt",
+    "Sample",
+    "Sampling",
+    "Scored",
+    "Subject",
+    "TokenLogprobs",
+    "Verdict",
+]
+
+Outcome = Literal["holds", "fails", "inconclusive", "not_evaluated"]
+
+Estimand = Literal[
+    "proportion",  # share of items whose value is 1; values in {0, 1}, one arm
+    "paired_difference",  # mean of new - old over items; values in {0, 1}, arms "new" and "old"
+    "bounded_mean",  # mean over documents of a value in `support`; one arm
+    "log_ratio",  # exp(sum of value / sum of weight) over documents: a perplexity ratio
+    "run_ratio",  # geometric mean of new / old over ABBA blocks; arms "new" and "old"
+    "exact",  # a deterministic number or a count of mismatches; no sampling error
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a claim speaks about.
+
+    ``scheme`` is one of hf, adapter, gguf, http, recipe, fake; ``digest`` is the SHA-256 of the
+    content (for a folder: of its sorted file digests), or the server's identity for http.
+    """
+
+    name: str
+    scheme: str
+    location: str
+    digest: str
+    detail: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One sentence, a bound and an error rate, fixed before anything is measured.
+
+    ``alpha`` is one-sided; None takes the default of the bound. ``min_n`` is the number of units
+    the plan asks for: with fewer the verdict is inconclusive, however clear the data look.
+    ``support`` is the range of a ``bounded_mean``. ``psi`` is the discordance that a paired plan
+    expects, used for planning only.
+    """
+
+    id: str
+    text: str
+    bound: Bound
+    estimand: Estimand | None = None
+    alpha: float | None = None
+    min_n: int = 1
+    support: tuple[float, float] | None = None
+    psi: float = 0.10
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.id or any(ch.isspace() for ch in self.id):
+            raise ClaimError(f"claim id {self.id!r}: expected a word without spaces, like 'quant.accuracy'")
+        if not self.text.strip():
+            raise ClaimError(f"claim {self.id}: the text is empty; say in one sentence what is claimed")
+        if self.min_n < 1:
+            raise ClaimError(f"claim {self.id}: min_n = {self.min_n}, expected at least 1")
+        if not 0 < self.psi <= 1:
+            raise ClaimError(f"claim {self.id}: psi = {self.psi}, expected 0 < psi <= 1")
+        object.__setattr__(self, "estimand", self.estimand or self.bound.default_estimand)
+        alpha = self.bound.default_alpha if self.alpha is None else self.alpha
+        if not (math.isfinite(alpha) and 0 < alpha < 0.5):
+            raise ClaimError(f"claim {self.id}: alpha = {alpha}, expected 0 < alpha < 0.5")
+        object.__setattr__(self, "alpha", alpha)
+        self.bound.check(self)
+
+    @property
+    def level(self) -> float:
+        """The one-sided error rate, after the default of the bound was filled in."""
+        assert self.alpha is not None  # filled in by __post_init__
+        return self.alpha
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One unit of observation. A failed or truncated unit is a Sample too, never dropped.
+
+    ``arm`` is "new" or "old" where arms are paired, "one" otherwise. ``value`` is None exactly
+    when ``status`` is not "ok". ``weight`` is the number of tokens behind the value (log_ratio).
+    ``cluster`` names the independent unit, the item itself when None. ``detail`` keeps what a
+    person wants to look at: the text, digests, the finish reason.
+    """
+
+    item: str
+    value: float | None
+    arm: str = "one"
+    status: str = "ok"
+    weight: float = 1.0
+    cluster: str | None = None
+    replicate: int = 0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Samples of one metric under stated conditions. Holds no opinion.
+
+    ``invalid`` names what makes the whole run void (client-limited, server restarted ...);
+    ``notes`` are remarks that do not.
+    """
+
+    metric: str
+    samples: tuple[Sample, ...]
+    subjects: tuple[Subject, ...] = ()
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    invalid: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A measurement through the same code path whose verdict is known beforehand.
+
+    ``expect`` is the set of outcomes that prove the gate: an A/A control of a guardrail must be
+    ("holds",), a planted regression ("fails",) or, at the margin itself, anything but holds.
+    """
+
+    name: str
+    expect: tuple[Outcome, ...]
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided, and every number a stranger needs to decide it again."""
+
+    outcome: Outcome
+    reason: str
+    sentence: str
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    p_hold: float | None = None
+    p_fail: float | None = None
+    alpha: float | None = None
+    n: int = 0
+    n_unusable: int = 0
+    n_needed: int | None = None
+    n_needed_90: int | None = None
+    method: str = ""
+    exactness: str = ""
+    statistics: Mapping[str, Any] = field(default_factory=dict)
+    controls: tuple[Mapping[str, Any], ...] = ()
+
+
+# --- what engines exchange ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question. Give ``messages`` (rendered by the model's own template) or raw ``text``."""
+
+    id: str
+    messages: tuple[Mapping[str, str], ...] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Greedy unless ``temperature`` > 0; ``stop`` strings end a text and are not part of it."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An answer, or the reason there is none.
+
+    ``finish`` is "stop" (end of sequence or a stop string), "length" (max_tokens reached),
+    or "error" (then ``error`` says why and ``text`` is what had arrived).
+    ``prompt_digest`` is the SHA-256 of the prompt's token ids as decimal text joined by commas
+    ("" where the engine does not show them).
+    """
+
+    id: str
+    text: str
+    finish: Literal["stop", "length", "error"]
+    prompt_tokens: int
+    tokens: int
+    prompt_digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Text to score: each continuation after the same ``context``, which is computed once.
+
+    A document is one continuation after an empty context. With ``full`` the whole next-token
+    distribution is returned too (float32 log-probabilities, tokens x vocabulary).
+    """
+
+    id: str
+    context: str
+    continuations: tuple[str, ...]
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities of each continuation's tokens.
+
+    ``tokens[i]`` are the scored token ids of continuation i and ``logprobs[i]`` their natural-log
+    probabilities, equally long. After an empty context a leading beginning-of-sequence token is
+    used if the model has one, else the first token is context only and not scored.
+    ``distributions[i]`` is a float32 array (len(tokens[i]), vocabulary), None unless asked for.
+    """
+
+    id: str
+    tokens: tuple[tuple[int, ...], ...]
+    logprobs: tuple[tuple[float, ...], ...]
+    distributions: tuple[Any, ...] | None = None
+
+
+class Engine(Protocol):
+    """What answers and scores text. A Protocol: nobody subclasses."""
+
+    def generate(self, prompts: Sequence[Prompt], *, sampling: Sampling) -> list[Generation]:
+        """One Generation per prompt, in the order given."""
+        ...
+
+    def logprobs(self, texts: Sequence[Scored]) -> list[TokenLogprobs]:
+        """One TokenLogprobs per text, in the order given."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Engine, version, device, dtype, threads, batch policy: the conditions of a measurement."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model; safe to call twice."""
+        ...
