@@ -66,8 +66,9 @@ class Claim:
 
     ``alpha`` is one-sided; None takes the default of the bound. ``min_n`` is the number of units
     the plan asks for: with fewer the verdict is inconclusive, however clear the data look.
-    ``support`` is the range of a ``bounded_mean``. ``psi`` is the discordance that a paired plan
-    expects, used for planning only.
+    ``support`` is the range of a ``bounded_mean``. Two numbers serve planning only: ``psi``, the
+    discordance that a paired plan expects, and ``expected``, the true value (rate, gain, mean)
+    at which the plan wants power.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Claim:
     min_n: int = 1
     support: tuple[float, float] | None = None
     psi: float = 0.10
+    expected: float | None = None
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
