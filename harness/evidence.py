@@ -1,0 +1,254 @@
+"""What a run leaves behind: a sealed plan, one file per claim, raw rows, and a seal over all.
+
+    RUN/plan.json                  claims, bounds, alphas, golden and scorer digests: before the first sample
+    RUN/evidence/<claim>.json      claim + subjects + conditions + verdict + provenance
+    RUN/samples/<sha256>.jsonl.gz  raw rows, named by the digest of the text inside
+    RUN/run.json                   when, where, how long, exit status
+    RUN/summary.md report.html     rendered from the above
+    RUN/bundle.json                digest of each file, and of itself
+
+Standard library only: ``recheck`` (``harness.recheck``) reads it on any machine. JSON is canonical
+(sorted keys, finite numbers only) and each file is written beside its place and moved there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness import bounds
+from harness.errors import EvidenceError
+from harness.types import Claim, Control, Measurement, Sample, Subject, Verdict
+
+__all__ = [
+    "BUNDLE",
+    "PLAN",
+    "canonical",
+    "claim_from_json",
+    "claim_to_json",
+    "digest",
+    "evidence_path",
+    "measurement_from_json",
+    "measurement_to_json",
+    "read_json",
+    "rows_from_text",
+    "rows_to_text",
+    "seal_bundle",
+    "seal_plan",
+    "verdict_from_json",
+    "verdict_to_json",
+    "write_atomic",
+    "write_evidence",
+]
+
+SCHEMA = 1
+PLAN = "plan.json"
+BUNDLE = "bundle.json"
+
+
+def canonical(value: Any) -> bytes:
+    """``value`` as the one JSON text it has here: sorted keys, indented, no NaN, newline at the end."""
+    try:
+        text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise EvidenceError(f"evidence refuses a number that is not finite: {error}; use null and a reason") from error
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes beside ``path`` and moves there, so that a kill leaves the old file or the new one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)  # mkstemp makes it private; evidence is to be read
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise EvidenceError(f"cannot write {path}: {error}. The verdict is not kept; free some space and rerun") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a bundle; EvidenceError names the file if it cannot be read."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise EvidenceError(f"{path}: missing from the bundle") from None
+    except (OSError, ValueError) as error:
+        raise EvidenceError(f"{path}: not readable as JSON ({error}); the file was changed or cut off") from error
+
+
+# --- words to JSON and back -------------------------------------------------------------------
+
+
+def claim_to_json(claim: Claim) -> dict[str, Any]:
+    """A claim as the plan seals it."""
+    return {
+        "id": claim.id, "text": claim.text, "bound": claim.bound.to_dict(), "estimand": claim.estimand,
+        "alpha": claim.alpha, "min_n": claim.min_n, "support": list(claim.support) if claim.support else None,
+        "psi": claim.psi, "expected": claim.expected, "tags": list(claim.tags),
+    }  # fmt: skip
+
+
+def claim_from_json(data: Mapping[str, Any]) -> Claim:
+    """The claim a plan or an evidence file holds."""
+    known = dict(data)
+    known["bound"] = bounds.from_dict(dict(known["bound"]), f"claim {known.get('id')}")
+    known["support"] = tuple(known["support"]) if known["support"] else None
+    known["tags"] = tuple(known["tags"])
+    return Claim(**known)
+
+
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """Every field of a verdict."""
+    return json.loads(json.dumps(asdict(verdict), allow_nan=False))  # type: ignore[no-any-return]
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    """The verdict an evidence file holds."""
+    return Verdict(**{**data, "controls": tuple(data["controls"])})
+
+
+_ROW_DEFAULTS: dict[str, Any] = {
+    "arm": "one", "status": "ok", "weight": 1.0, "cluster": None, "replicate": 0, "detail": {},
+}  # fmt: skip
+
+
+def rows_to_text(samples: Iterable[Sample]) -> str:
+    """One JSON object a line, fields at their default left out."""
+    lines = []
+    for sample in samples:
+        row = {key: value for key, value in asdict(sample).items() if value != _ROW_DEFAULTS.get(key, ...)}
+        lines.append(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    return "".join(line + "\n" for line in lines)
+
+
+def rows_from_text(text: str) -> tuple[Sample, ...]:
+    """The samples of a sidecar. Lines end with a line feed alone: model text may hold other breaks."""
+    return tuple(Sample(**json.loads(line)) for line in text.split("\n") if line)
+
+
+def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any]) -> dict[str, Any]:
+    """A measurement whose rows lie in the sidecar that ``samples`` names."""
+    return {
+        "metric": measurement.metric,
+        "subjects": [asdict(s) for s in measurement.subjects],
+        "conditions": dict(measurement.conditions),
+        "invalid": list(measurement.invalid),
+        "notes": list(measurement.notes),
+        "samples": dict(samples),
+    }
+
+
+def measurement_from_json(data: Mapping[str, Any], samples: tuple[Sample, ...]) -> Measurement:
+    """The measurement an evidence file describes, with its rows."""
+    subjects = tuple(Subject(**s) for s in data["subjects"])
+    return Measurement(
+        data["metric"], samples, subjects, data["conditions"], tuple(data["invalid"]), tuple(data["notes"])
+    )
+
+
+# --- writing a run ----------------------------------------------------------------------------
+
+
+def seal_plan(run: Path, plan: Mapping[str, Any]) -> str:
+    """Writes the plan before the first sample and returns its digest.
+
+    Workers of one run each arrive with the plan: the first writes, the others must bring the
+    same bytes. EvidenceError if they do not.
+    """
+    data = canonical({"schema": SCHEMA, **plan})
+    path = run / PLAN
+    run.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{PLAN}.{os.getpid()}")
+    write_atomic(staged, data)
+    try:
+        os.link(staged, path)  # fails if it exists: exactly one writer
+    except FileExistsError:
+        if path.read_bytes() != data:
+            raise EvidenceError(f"{path}: this run was planned differently by another worker; nothing is measured") from None
+    finally:
+        staged.unlink(missing_ok=True)
+    return digest(data)
+
+
+def evidence_path(run: Path, claim_id: str) -> Path:
+    """Where the evidence of a claim lies: readable, safe as a file name, never two on one."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", claim_id).strip("-.")[:100]
+    exact = safe == claim_id
+    return run / "evidence" / (f"{safe}.json" if exact else f"{safe}-{digest(claim_id.encode())[:8]}.json")
+
+
+def _write_samples(run: Path, samples: Sequence[Sample]) -> dict[str, Any]:
+    text = rows_to_text(samples).encode("utf-8", "surrogatepass")
+    sha = digest(text)
+    path = run / "samples" / f"{sha}.jsonl.gz"
+    if not path.exists():
+        write_atomic(path, gzip.compress(text, mtime=0))
+    return {"file": f"samples/{path.name}", "sha256": sha, "rows": len(samples)}
+
+
+def write_evidence(
+    run: Path,
+    claim: Claim,
+    verdict: Verdict,
+    *,
+    plan_digest: str,
+    tier: str,
+    measurement: Measurement | None,
+    controls: Sequence[Control] = (),
+    provenance: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> Path:
+    """One claim's evidence, complete on disk before this returns. Raises EvidenceError."""
+
+    def kept(m: Measurement) -> dict[str, Any]:
+        return measurement_to_json(m, _write_samples(run, m.samples))
+
+    record = {
+        "schema": SCHEMA,
+        "plan": plan_digest,
+        "tier": tier,
+        "claim": claim_to_json(claim),
+        "verdict": verdict_to_json(verdict),
+        "measurement": None if measurement is None else kept(measurement),
+        "controls": [{"name": c.name, "expect": list(c.expect), "measurement": kept(c.measurement)} for c in controls],
+        "provenance": dict(provenance),
+        "notes": dict(notes),
+    }
+    path = evidence_path(run, claim.id)
+    write_atomic(path, canonical(record))
+    return path
+
+
+def bundle_files(run: Path) -> dict[str, str]:
+    """Digest of each file of the bundle but the seal itself, by relative path."""
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p != run / BUNDLE)
+    return {p.relative_to(run).as_posix(): digest(p.read_bytes()) for p in files}
+
+
+def seal_bundle(run: Path) -> str:
+    """Seals all that lies in ``run``; returns the digest to quote elsewhere."""
+    body = {"schema": SCHEMA, "files": bundle_files(run)}
+    seal = digest(canonical(body))
+    write_atomic(run / BUNDLE, canonical({**body, "seal": seal}))
+    return seal

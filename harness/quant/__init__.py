@@ -1,0 +1,1 @@
+"""Quantization: reading, writing, converting and quantizing model files."""

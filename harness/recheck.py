@@ -1,0 +1,124 @@
+"""Derives every verdict of a run again, offline, with the standard library alone.
+
+What is checked, in this order, each failure naming its file:
+
+1. the seal: each file has the digest in ``bundle.json``, none is missing, none was added;
+2. the plan: each evidence file carries the plan's digest, and its claim stands in the plan unchanged;
+3. completeness: each planned claim has exactly one evidence file;
+4. the rows: each sidecar has the digest and the number of rows its evidence names;
+5. the verdict: judged again from plan and rows, it has the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import evidence
+from harness.errors import EvidenceError, HarnessError
+from harness.judge import judge
+from harness.types import Control, Measurement
+
+__all__ = ["Report", "recheck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``problems`` is empty exactly when all was derived again; ``verdicts`` by claim id."""
+
+    seal: str
+    verdicts: Mapping[str, str]
+    problems: tuple[str, ...]
+
+
+def recheck(run: Path, *, seal: str | None = None) -> Report:
+    """Checks the bundle in ``run``; with ``seal``, also that it is the one you were told of."""
+    if not (run / evidence.BUNDLE).is_file():
+        return Report("", {}, (f"{run}: no {evidence.BUNDLE} here; expected the folder of a finished run",))
+    problems: list[str] = []
+    found = _check_seal(run, problems)
+    if seal is not None and seal != found:
+        problems.append(f"{run / evidence.BUNDLE}: sealed as {found}, expected {seal}")
+    verdicts: dict[str, str] = {}
+    try:
+        plan = evidence.read_json(run / evidence.PLAN)
+        planned = {c["claim"]["id"]: c["claim"] for c in plan["claims"]}
+    except (EvidenceError, KeyError, TypeError) as error:
+        return Report(found, {}, (*problems, f"{run / evidence.PLAN}: not a sealed plan ({error})"))
+    plan_digest = evidence.digest((run / evidence.PLAN).read_bytes())
+    for path in sorted((run / "evidence").glob("*.json")):
+        try:
+            claim_id, outcome = _check_evidence(run, path, plan_digest, planned)
+        except (HarnessError, KeyError, TypeError, ValueError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        if claim_id in verdicts:
+            problems.append(f"{path}: a second evidence file for {claim_id}")
+        verdicts[claim_id] = outcome
+    problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
+    return Report(found, verdicts, tuple(problems))
+
+
+def _check_seal(run: Path, problems: list[str]) -> str:
+    path = run / evidence.BUNDLE
+    try:
+        raw = path.read_bytes()
+        bundle = json.loads(raw)
+        body = {"schema": bundle["schema"], "files": bundle["files"]}
+        found = evidence.digest(evidence.canonical(body))
+        if raw != evidence.canonical({**body, "seal": found}):
+            problems.append(f"{path}: its own digest does not match; the seal was changed")
+        sealed: dict[str, str] = bundle["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{path}: not a seal ({error})")
+        return ""
+    present = evidence.bundle_files(run)
+    problems += [f"{run / name}: missing" for name in sorted(set(sealed) - set(present))]
+    problems += [f"{run / name}: not part of the sealed bundle" for name in sorted(set(present) - set(sealed))]
+    for name in sorted(set(sealed) & set(present)):
+        if sealed[name] != present[name]:
+            problems.append(f"{run / name}: changed (SHA-256 {present[name][:12]}…, sealed {sealed[name][:12]}…)")
+    return found
+
+
+def _check_evidence(run: Path, path: Path, plan_digest: str, planned: Mapping[str, Any]) -> tuple[str, str]:
+    record = evidence.read_json(path)
+    claim = evidence.claim_from_json(record["claim"])
+    if record["plan"] != plan_digest:
+        raise EvidenceError("it was made under another plan")
+    if planned.get(claim.id) != record["claim"]:
+        raise EvidenceError(f"the claim {claim.id} is not the one in the sealed plan (margin, alpha, n or text changed)")
+    if path != evidence.evidence_path(run, claim.id):
+        raise EvidenceError(f"the evidence of {claim.id} does not lie where it belongs")
+    kept = record["verdict"]
+    if record["measurement"] is None:
+        if kept["outcome"] in ("holds", "fails"):
+            raise EvidenceError(f"verdict {kept['outcome']!r} without a measurement")
+        return claim.id, kept["outcome"]
+    controls = [Control(c["name"], tuple(c["expect"]), _measurement(run, c["measurement"])) for c in record["controls"]]
+    again = evidence.verdict_to_json(judge(claim, _measurement(run, record["measurement"]), controls=controls))
+    if evidence.canonical(again) != evidence.canonical(kept):
+        fields = [name for name in again if again[name] != kept.get(name)]
+        raise EvidenceError(f"the verdict cannot be derived again: {', '.join(fields)} differ (now {again['sentence']!r})")
+    return claim.id, kept["outcome"]
+
+
+def _measurement(run: Path, data: Mapping[str, Any]) -> Measurement:
+    where = run / data["samples"]["file"]
+    if run.resolve() not in where.resolve().parents:
+        raise EvidenceError(f"{data['samples']['file']} lies outside the bundle")
+    try:
+        text = gzip.decompress(where.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise EvidenceError(f"{where}: rows cannot be read ({error})") from error
+    if evidence.digest(text) != data["samples"]["sha256"]:
+        raise EvidenceError(f"{where}: rows changed")
+    samples = evidence.rows_from_text(text.decode("utf-8", "surrogatepass"))
+    if len(samples) != data["samples"]["rows"]:
+        raise EvidenceError(f"{where}: {len(samples)} rows, expected {data['samples']['rows']}")
+    return evidence.measurement_from_json(data, samples)
