@@ -33,7 +33,8 @@ __all__ = [
     "Verdict",
 ]
 
-Outcome = Literal["holds", "fails", "inconclusive", "not_evaluated"]
+# "error" is no verdict on the subject: the test raised, or ended without asking for one.
+Outcome = Literal["holds", "fails", "inconclusive", "not_evaluated", "error"]
 
 Estimand = Literal[
     "proportion",  # share of items whose value is 1; values in {0, 1}, one arm

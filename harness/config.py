@@ -1,0 +1,200 @@
+"""The lifecycle file (TOML) and ``--subject``, as frozen settings. Unknown keys are errors.
+
+    [lifecycle]            name; golden = folder of the golden sets
+    [subjects]             name = "scheme:location"
+    [quant]                reference, builds, sets, texts: what suites/quant compares
+    [recipes.NAME]         numbers of a recipe of the built-in subject
+    [tiers.smoke]          items, texts, blocks: how much of each a tier uses (0: all)
+    [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
+                           expect = "fails" with why = "..." for what is known to be broken
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import bounds
+from harness.errors import ConfigError, nearest
+from harness.types import Claim
+
+__all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "load", "parse_subject"]
+
+SCHEMES = ("recipe", "hf", "adapter", "gguf", "http", "https", "fake")
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectSpec:
+    """A subject before it is resolved: ``mine=gguf:./x.gguf``."""
+
+    name: str
+    scheme: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How much a tier measures: items of each golden set, documents, ABBA blocks; 0 means all."""
+
+    name: str
+    items: int = 0
+    texts: int = 0
+    blocks: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What the lifecycle file says of one claim or family of claims."""
+
+    bound: bounds.Bound | None = None
+    alpha: float | None = None
+    min_n: int | None = None
+    expected: float | None = None
+    expect: str = "holds"
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a run is told, frozen. ``path`` is the file it came from, ``root`` its project."""
+
+    name: str
+    path: Path
+    root: Path
+    golden: Path
+    subjects: Mapping[str, SubjectSpec]
+    reference: str
+    builds: tuple[str, ...]
+    sets: tuple[str, ...]
+    texts: str
+    recipes: Mapping[str, Mapping[str, Any]]
+    tiers: Mapping[str, Tier]
+    claims: Mapping[str, Override] = field(default_factory=dict)
+
+    def override(self, claim_id: str) -> Override | None:
+        """What is said of this very claim, else of its family (the id before ``[``)."""
+        return self.claims.get(claim_id) or self.claims.get(claim_id.partition("[")[0])
+
+    def effective(self, claim: Claim) -> Claim:
+        """``claim`` with what the lifecycle file overrides. Raises ClaimError if that is undecidable."""
+        said = self.override(claim.id)
+        if said is None:
+            return claim
+        names = ("bound", "alpha", "min_n", "expected")
+        return replace(claim, **{n: getattr(said, n) for n in names if getattr(said, n) is not None})
+
+    def tier(self, name: str) -> Tier:
+        """The tier by name; ConfigError if there is none."""
+        if name not in self.tiers:
+            raise ConfigError(f"{self.path}: no tier {name!r}; {nearest(name, list(self.tiers))}")
+        return self.tiers[name]
+
+    def with_subjects(self, texts: Sequence[str]) -> Settings:
+        """The settings after ``--subject``: a known name is replaced, new names become the builds."""
+        given = {spec.name: spec for spec in map(parse_subject, texts)}
+        if len(given) < len(texts):
+            raise ConfigError(f"--subject: a name stands twice in {list(texts)}; each subject is named once")
+        new = tuple(name for name in given if name not in self.subjects)
+        builds = new or self.builds
+        return replace(self, subjects={**self.subjects, **given}, builds=builds)
+
+
+def parse_subject(text: str) -> SubjectSpec:
+    """``name=scheme:location``, for instance ``mine=gguf:./x.gguf`` or ``mine=http://host/v1#model``."""
+    name, equals, rest = text.partition("=")
+    scheme, colon, location = rest.partition(":")
+    if not (name and equals and colon and location):
+        raise ConfigError(
+            f"subject {text!r}: expected name=scheme:location, like mine=gguf:./model.gguf or mine=hf:./folder"
+        )
+    if scheme not in SCHEMES:
+        raise ConfigError(f"subject {text!r}: unknown scheme {scheme!r}; {nearest(scheme, list(SCHEMES))}")
+    return SubjectSpec(name, scheme, rest if scheme in ("http", "https") else location)
+
+
+def load(path: Path) -> Settings:
+    """Reads a lifecycle file. ConfigError names the file, the key and the nearest known one."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such lifecycle file; name one with --lifecycle FILE") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file in UTF-8: {error}") from error
+    reader = _Reader(path)
+    reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims"], "the file")
+    head = reader.table(data, "lifecycle", {"name": str, "golden": str})
+    quant = reader.table(data, "quant", {"reference": str, "builds": list, "sets": list, "texts": str})
+    for key in ("reference", "builds", "sets", "texts"):
+        if key not in quant:
+            raise ConfigError(f"{path}: [quant] lacks {key!r}")
+    subjects = data.get("subjects", {})
+    specs = [parse_subject(f"{name}={where}") for name, where in subjects.items()]
+    root = path.resolve().parent.parent
+    settings = Settings(
+        name=head.get("name", path.stem),
+        path=path,
+        root=root,
+        golden=root / head.get("golden", "golden"),
+        subjects={spec.name: spec for spec in specs},
+        reference=quant["reference"],
+        builds=tuple(quant["builds"]),
+        sets=tuple(quant["sets"]),
+        texts=quant["texts"],
+        recipes=data.get("recipes", {}),
+        tiers=_tiers(reader, data),
+        claims=_claims(reader, data),
+    )
+    for name in (settings.reference, *settings.builds):
+        if name not in settings.subjects:
+            raise ConfigError(f"{path}: [quant] names the subject {name!r}; {nearest(name, list(settings.subjects))}")
+    return settings
+
+
+def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
+    tiers = {"full": Tier("full"), "smoke": Tier("smoke", items=100, texts=40, blocks=4)}
+    for name in data.get("tiers", {}):
+        table = reader.table(data["tiers"], name, {"items": int, "texts": int, "blocks": int})
+        tiers[name] = replace(tiers.get(name, Tier(name)), **table)
+    return tiers
+
+
+def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
+    shape = {"bound": dict, "alpha": float, "min_n": int, "expected": float, "expect": str, "why": str}
+    found = {}
+    for name in data.get("claims", {}):
+        table = reader.table(data["claims"], name, shape)
+        where = f"{reader.path}: [claims.{name!r}]"
+        if "bound" in table:
+            table["bound"] = bounds.from_dict(table["bound"], where)
+        if table.get("expect", "holds") not in ("holds", "fails"):
+            raise ConfigError(f"{where}: expect = {table['expect']!r}, expected 'holds' or 'fails'")
+        if table.get("expect") == "fails" and not table.get("why"):
+            raise ConfigError(f"{where}: expect = 'fails' needs why = '...', so that nobody has to guess")
+        found[name] = Override(**table)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads tables of one file, refusing unknown keys and wrong types by name."""
+
+    path: Path
+
+    def known(self, table: Mapping[str, Any], keys: list[str], where: str) -> None:
+        for key in table:
+            if key not in keys:
+                raise ConfigError(f"{self.path}: unknown key {key!r} in {where}; {nearest(key, keys)}")
+
+    def table(self, data: Mapping[str, Any], name: str, shape: Mapping[str, type]) -> dict[str, Any]:
+        table = data.get(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{self.path}: {name} = {table!r}, expected a table")
+        self.known(table, list(shape), f"[{name}]")
+        for key, value in table.items():
+            wanted = (int, float) if shape[key] is float else shape[key]
+            if isinstance(value, bool) or not isinstance(value, wanted):
+                raise ConfigError(f"{self.path}: {name}.{key} = {value!r}, expected {shape[key].__name__}")
+        return dict(table)

@@ -1,0 +1,1 @@
+"""Fine-tuning: what a claim about a tuned model needs to make that model again."""
