@@ -21,7 +21,7 @@ from harness import bounds
 from harness.errors import ConfigError, nearest
 from harness.types import Claim
 
-__all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "load", "parse_subject"]
+__all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_subject"]
 
 SCHEMES = ("recipe", "hf", "adapter", "gguf", "http", "https", "fake")
 
@@ -153,8 +153,17 @@ def load(path: Path) -> Settings:
     return settings
 
 
+def empty(root: Path) -> Settings:
+    """The settings of a project without a lifecycle file: its ``golden`` folder and ``--subject``."""
+    tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
+    return Settings(root.name, root, root, root / "golden", {}, "", (), (), "", {}, tiers)
+
+
+_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 40, "blocks": 4}}
+
+
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
-    tiers = {"full": Tier("full"), "smoke": Tier("smoke", items=100, texts=40, blocks=4)}
+    tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in data.get("tiers", {}):
         table = reader.table(data["tiers"], name, {"items": int, "texts": int, "blocks": int})
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)

@@ -21,7 +21,7 @@ from harness.errors import GoldenError, nearest
 
 __all__ = ["GoldenSet", "load", "manifest_entry", "names"]
 
-_REPAIR = "Restore the file with git, or repair this line and have a person review it"
+_REPAIR = "Restore the file with git, or repair it and have a person review the change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def manifest_entry(name: str, root: Path) -> Mapping[str, Any]:
     where = root / "manifest.toml"
     manifest = _manifest(root)
     if name not in manifest:
-        raise GoldenError(f"{where}: no golden set {name!r}; {nearest(name, list(manifest))}. Name one of them, or add it")
+        known = nearest(name, list(manifest))
+        raise GoldenError(f"{where}: found no golden set {name!r}; {known}. Name one of these, or add it there")
     entry = manifest[name]
     if not isinstance(entry, dict):
         _fail(f"{where}, {name}", _shown(entry), "a table", _REPAIR)
@@ -189,8 +190,8 @@ def _changed(path: Path, manifest: Path, found: str, expected: str) -> str:
 
 
 def _items(data: bytes, path: Path, entry: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    if data.startswith(codecs.BOM_UTF8):
-        _fail(f"{path}, line 1", "a byte order mark", "UTF-8 without one", "Save the file without it")
+    if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        _fail(f"{path}, line 1", "a byte order mark", "UTF-8 without one", "Save the file as that")
     lines = data.split(b"\n")
     if lines.pop():
         _fail(f"{path}, line {len(lines) + 1}", "no newline at the end", "one: the file may be cut off", _REPAIR)
@@ -204,7 +205,7 @@ def _items(data: bytes, path: Path, entry: Mapping[str, Any]) -> tuple[dict[str,
             _fail(where, f"the id {row['id']!r} of line {line_of[row['id']]} again", "unique ids", _REPAIR)
         items[row["id"]], line_of[row["id"]] = row, number
     if len(items) != entry["n"]:
-        _fail(str(path), f"{len(items)} items", f"n = {entry['n']} as in manifest.toml", "Correct the one that is wrong")
+        _fail(str(path), f"{len(items)} items", f"n = {entry['n']} as in manifest.toml", "Correct what is wrong")
     return tuple(items.values())
 
 
@@ -231,7 +232,7 @@ def _check_row(row: dict[str, Any], entry: Mapping[str, Any], where: str) -> Non
     for field in entry["fields"]:
         if field not in row:
             _fail(where, f"no field {field!r}", f"the fields {', '.join(entry['fields'])}", _REPAIR)
-        expected, accepts = checks.get(field, ("", lambda value: True))
+        expected, accepts = checks.get(field, ("", lambda _: True))
         if not accepts(row[field]):
             _fail(where, f"{field} = {_shown(row[field])}", expected, _REPAIR)
     extra = [field for field in row if field not in entry["fields"]]

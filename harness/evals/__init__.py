@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from harness.errors import GoldenError
@@ -20,6 +20,8 @@ from harness.types import Engine, Generation, Measurement, Prompt, Sample, Sampl
 
 __all__ = [
     "EXTRACTION",
+    "SAMPLING",
+    "answer_text",
     "choices",
     "documents",
     "exact_match",
@@ -30,6 +32,7 @@ __all__ = [
     "prompts",
     "score_answers",
     "score_choices",
+    "task_digest",
 ]
 
 # Short on purpose: on two cores the prompt is most of the cost.
@@ -43,6 +46,17 @@ SAMPLING = Sampling(max_tokens=96)
 def extraction_message(text: str) -> str:
     """The user message of the extraction task, the same in training and evaluation."""
     return EXTRACTION.format(input=text)
+
+
+def answer_text(target: Mapping[str, str]) -> str:
+    """The answer a tuned model is taught: compact JSON in the order of the target's keys."""
+    return json.dumps(target, ensure_ascii=False, separators=(",", ":"))
+
+
+def task_digest(golden: GoldenSet) -> str:
+    """Digest of how a set is asked: prompt template and sampling, or scoring of choices."""
+    how = [EXTRACTION, asdict(SAMPLING)] if golden.kind == "json_extraction" else ["Question: {}\nAnswer: {}"]
+    return digest_json([golden.kind, *how])
 
 
 def prompts(golden: GoldenSet) -> list[Prompt]:

@@ -63,7 +63,7 @@ def betainc(a: float, b: float, x: float) -> float:
 
     Assumes: a, b > 0 and 0 <= x <= 1.
     Fails when: 1 - x matters beyond double precision; ask for I_{1-x}(b, a) instead.
-    Reference: Numerical Recipes 6.4 (continued fraction), prefactor after Loader (2000).
+    Reference: DiDonato & Morris (1992), ACM TOMS 18 (continued fraction); prefactor after Loader (2000).
     """
     if not (0 < a < math.inf and 0 < b < math.inf and 0 <= x <= 1):
         raise ValueError(f"a = {a}, b = {b}, x = {x}; expected a, b > 0 and 0 <= x <= 1")
@@ -160,10 +160,8 @@ def _mass(a: float, b: float, x: float, y: float) -> float:
     """Gamma(a+b+1) / (Gamma(a+1) Gamma(b+1)) x^a y^b with y = 1 - x: the binomial mass, a and b real."""
     n = a + b
     if a == 0 or b == 0:
-        power = 0.0 if n == 0 else n * math.log1p(-(x if a == 0 else y)) if max(x, y) < 1 else -math.inf
-        if n and ((a == 0 and x == 0) or (b == 0 and y == 0)):
-            return 1.0
-        return math.exp(power)
+        other = x if a == 0 else y
+        return math.exp(n * math.log1p(-other)) if other < 1 else float(n == 0)
     if x == 0 or y == 0:
         return 0.0
     exponent = _stirling(n) - _stirling(a) - _stirling(b) - _deviance(a, n * x) - _deviance(b, n * y)
@@ -196,26 +194,26 @@ def _betainc(a: float, b: float, x: float, y: float) -> float:
     """I_x(a, b) where y = 1 - x is given too, so that neither end loses digits."""
     if x == 0 or y == 0:
         return 0.0 if x == 0 else 1.0
-    front = _mass(a, b, x, y) / (a + b)
-    if x * (a + b + 2) < a + 1:
-        return front * b * _fraction(a, b, x)
-    return 1 - front * a * _fraction(b, a, y)
+    power = _mass(a, b, x, y) * a * b / (a + b)
+    if x * (a + b) < a:
+        return power / _fraction(a, b, x, y)
+    return 1 - power / _fraction(b, a, y, x)
 
 
-def _fraction(a: float, b: float, x: float) -> float:
-    """The continued fraction of the incomplete beta function (modified Lentz)."""
-    tiny = 1e-300
-    c, d = 1.0, 1 / ((1 - (a + b) * x / (a + 1)) or tiny)
-    h, change, m = d, 0.0, 0
-    while abs(change - 1) > 4e-16:
+def _fraction(a: float, b: float, x: float, y: float) -> float:
+    """The continued fraction of the incomplete beta function for x < a/(a+b) (modified Lentz).
+
+    Reference: DiDonato & Morris (1992), ACM TOMS 18, equation 9, with no cancellation near x = 1.
+    """
+    value = a * (a * y - b * x + 1) / (a + 1)
+    c, d, change, m = value, 0.0, 0.0, 0
+    while abs(change - 1) > 1e-15:
         m += 1
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        d = 1 / ((1 + even * d) or tiny)
-        c = (1 + even / c) or tiny
-        h *= d * c
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        d = 1 / ((1 + odd * d) or tiny)
-        c = (1 + odd / c) or tiny
-        change = d * c
-        h *= change
-    return h
+        s = a + 2 * m
+        top = (a + m - 1) * (a + b + m - 1) * m * (b - m) * x * x / ((s - 1) * (s - 1))
+        rest = m + m * (b - m) * x / (s - 1) + (a + m) * (a * y - b * x + 1 + m * (1 + y)) / (s + 1)
+        d = 1 / (rest + top * d)
+        c = rest + top / c
+        change = c * d
+        value *= change
+    return value

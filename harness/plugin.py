@@ -1,0 +1,514 @@
+"""All pytest code: options, the ``claim`` marker and fixtures, the run's evidence, the summary.
+
+A test under ``@pytest.mark.claim(Claim(...))`` measures, calls ``claim.check(measurement)``, and
+leaves exactly one evidence file before anything is raised. Nothing here acts unless a test that
+carries a claim was selected.
+
+    holds .   fails F   inconclusive ?   not evaluated N   expected to fail and fails x   error E/F
+
+Exit status: 0 all hold · 1 a claim fails, is inconclusive (tier full), was lost or never checked ·
+8 something needed was absent and not allowed by ``--allow-missing NAME``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.errors import EvidenceError, HarnessError, MissingNeed
+from harness.types import Claim, Control, Engine, Measurement, Verdict
+
+if TYPE_CHECKING:
+    from harness.config import Settings
+    from harness.golden import GoldenSet
+    from harness.lifecycle import Workbench
+
+EXIT_NOT_EVALUATED = 8
+_PROPERTY = "harness"
+_CLAIM = pytest.StashKey["ClaimHandle"]()
+_RUN = pytest.StashKey["Run"]()
+
+
+class NotEvaluated(pytest.skip.Exception):
+    """Raised where something needed is absent: counted and named, never green."""
+
+
+@dataclass
+class Run:
+    """The state of one pytest session that holds claims. Lives on ``config.stash``."""
+
+    settings: Settings
+    tier: str
+    folder: Path
+    worker: bool
+    allowed: frozenset[str]
+    plan_digest: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+# --- options ----------------------------------------------------------------------------------
+
+_OPTIONS = (
+    ("lifecycle", "FILE", "the lifecycle file (default: fixtures/lifecycle.toml)"),
+    ("tier", "NAME", "how much is measured: full (default, the proof) or smoke (a subset, never proof)"),
+    ("run-dir", "DIR", "where this run's evidence goes (default: reports/<time>-<tier>)"),
+    ("store", "DIR", "where artifacts and measurements are kept for reuse (default: $HARNESS_STORE or the cache folder)"),
+)
+_LISTS = (
+    ("subject", "NAME=SCHEME:WHERE", "a model of yours, like mine=gguf:./x.gguf; a new name is what gets tested; repeatable"),
+    ("allow-missing", "NAME", "let NAME be absent without changing the exit status; repeatable"),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option has an ini twin: --run-dir is harness_run_dir."""
+    group = parser.getgroup("harness", "claims about language models")
+    for name, metavar, text in _OPTIONS:
+        group.addoption(f"--{name}", metavar=metavar, default=None, help=text)
+        parser.addini(_ini(name), text, default="")
+    for name, metavar, text in _LISTS:
+        group.addoption(f"--{name}", metavar=metavar, action="append", default=[], help=text)
+        parser.addini(_ini(name), text, type="linelist", default=[])
+
+
+def _ini(name: str) -> str:
+    return "harness_" + name.replace("-", "_")
+
+
+def _option(config: pytest.Config, name: str) -> str:
+    return str(config.getoption(f"--{name}") or config.getini(_ini(name)) or "")
+
+
+def _options(config: pytest.Config, name: str) -> list[str]:
+    return [*config.getini(_ini(name)), *config.getoption(f"--{name}")]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the marker; everything else waits for a claim."""
+    config.addinivalue_line("markers", "claim(claim): what this test claims: a Claim, or a function of its parameters")
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """The lifecycle settings of this session. Raises pytest.UsageError with the reason if they are wrong."""
+    from harness import config as configuration
+
+    named = _option(config, "lifecycle")
+    path = Path(named) if named else config.rootpath / "fixtures" / "lifecycle.toml"
+    try:
+        known = configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
+        return known.with_subjects(_options(config, "subject"))
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+# --- the plan, sealed after collection and before the first sample ------------------------------
+
+
+def _claim_of(item: pytest.Item) -> Claim | None:
+    mark = item.get_closest_marker("claim")
+    if mark is None:
+        return None
+    if len(mark.args) != 1 or mark.kwargs:
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.claim takes one Claim, or a function that returns one")
+    made = mark.args[0]
+    if callable(made):
+        made = made(**getattr(getattr(item, "callspec", None), "params", {}))
+    if not isinstance(made, Claim):
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.claim got {type(made).__name__}, expected a Claim")
+    return made
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fixes what will be claimed, and seals it before anything is measured."""
+    config = session.config
+    try:
+        claims = [(item, claim) for item in session.items if (claim := _claim_of(item)) is not None]
+        if not claims or config.option.collectonly:
+            return
+        _plan(config, claims)
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) -> None:
+    from harness import evidence, provenance
+
+    settings = settings_of(config)
+    tier = _option(config, "tier") or "full"
+    run = Run(
+        settings, settings.tier(tier).name, _run_folder(config, tier), hasattr(config, "workerinput"),
+        frozenset(_options(config, "allow-missing")), provenance=provenance.collect(config.rootpath),
+    )  # fmt: skip
+    handles: dict[str, ClaimHandle] = {}
+    for item, declared in claims:
+        handle = ClaimHandle(run, _at_tier(settings.effective(declared), tier), declared, item)
+        twin = handles.setdefault(handle.claim.id, handle)
+        if twin is not handle:
+            raise pytest.UsageError(f"claim id {handle.claim.id!r} stands twice: {twin.item.nodeid} and {item.nodeid}")
+        item.stash[_CLAIM] = handle
+    run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
+    config.stash[_RUN] = run
+    if not run.worker:
+        _end_on_sigterm()
+
+
+def _at_tier(claim: Claim, tier: str) -> Claim:
+    """Smoke takes the n it is given: its verdicts are stamped and are no proof."""
+    return replace(claim, min_n=1) if tier == "smoke" else claim
+
+
+def _plan_body(run: Run, handles: dict[str, ClaimHandle]) -> dict[str, Any]:
+    from harness import __version__, evidence, golden
+
+    root = run.settings.golden
+    sets = golden.names(root) if (root / "manifest.toml").is_file() else []
+    return {
+        "harness": __version__,
+        "lifecycle": run.settings.name,
+        "tier": run.tier,
+        "golden": {name: golden.manifest_entry(name, root)["sha256"] for name in sets},
+        "scorers": _scorer_digests(),
+        "subjects": {s.name: s.scheme for s in run.settings.subjects.values()},
+        "claims": [
+            {"claim": evidence.claim_to_json(h.claim), "test": h.item.nodeid, "source": h.source, "expect": h.expect, "why": h.why}
+            for _, h in sorted(handles.items())
+        ],
+    }
+
+
+def _scorer_digests() -> dict[str, str]:
+    """Digest of the code that scores and decides: a changed scorer is a changed plan."""
+    from harness.store import digest_file
+
+    here = Path(__file__).parent
+    files = [here / "judge.py", *sorted((here / "evals").glob("*.py")), *sorted((here / "stats").glob("*.py"))]
+    return {path.relative_to(here).as_posix(): digest_file(path) for path in files}
+
+
+def _run_folder(config: pytest.Config, tier: str) -> Path:
+    """Decided once, by the controller; workers are told."""
+    told = getattr(config, "workerinput", {}).get("harness_run")
+    if told:
+        return Path(told)
+    named = _option(config, "run-dir")
+    if not named:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        return config.rootpath / "reports" / f"{stamp}-{tier}-{os.urandom(3).hex()}"
+    folder = Path(named).absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise pytest.UsageError(f"--run-dir {folder}: not empty; evidence is never mixed or overwritten, name a new folder")
+    return folder
+
+
+_NODE_RUN = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist: tells each worker where the evidence of this run goes."""
+    config = node.config
+    if _NODE_RUN not in config.stash:
+        config.stash[_NODE_RUN] = _run_folder(config, _option(config, "tier") or "full")
+    node.workerinput["harness_run"] = str(config.stash[_NODE_RUN])
+
+
+def _end_on_sigterm() -> None:
+    """SIGTERM ends the run like Ctrl-C: what was finished stays valid, servers and litter go."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+# --- the claim fixture --------------------------------------------------------------------------
+
+
+class ClaimHandle:
+    """What a test gets as ``claim``: the effective claim, and ``check``."""
+
+    def __init__(self, run: Run, claim: Claim, declared: Claim, item: pytest.Item) -> None:
+        self.run = run
+        self.claim = claim
+        self.item = item
+        self.source = "lifecycle" if run.settings.effective(declared) != declared else "default"
+        said = run.settings.override(claim.id)
+        self.expect = said.expect if said else "holds"
+        self.why = said.why if said else ""
+        self.verdict: Verdict | None = None
+
+    def check(self, measurement: Measurement, *, controls: Sequence[Control] = ()) -> Verdict:
+        """Judges, writes the evidence, then fails the test if the verdict asks for it."""
+        from harness.judge import judge
+
+        verdict = judge(self.claim, measurement, controls=controls)
+        self.record(verdict, measurement, controls)
+        self._raise(verdict)
+        return verdict
+
+    def needs(self, n: int) -> None:
+        """Ends the test as inconclusive before time is spent, if ``n`` units cannot carry the claim."""
+        from harness.stats import plan
+
+        claim, margin = self.claim, self.claim.bound.limit
+        if claim.bound.kind == "non_inferior" and n < (least := plan.ni_zero_flip_n(margin, claim.level)):
+            text = f"n = {n}: not even zero flips prove a margin of {margin:g}; that takes {least}. Nothing was measured"
+            self._refuse("unattainable", text, n, max(least, claim.min_n))
+        if n < claim.min_n:
+            self._refuse("min_n", f"n = {n}, the plan asks for {claim.min_n}. Nothing was measured", n, claim.min_n)
+
+    def _refuse(self, reason: str, text: str, n: int, needed: int) -> None:
+        verdict = Verdict("inconclusive", reason, text, n=n, n_needed=needed, alpha=self.claim.level)
+        self.record(verdict, None)
+        self._raise(verdict)
+        pytest.skip(text)  # smoke: shown as inconclusive, and the test goes no further
+
+    def record(self, verdict: Verdict, measurement: Measurement | None, controls: Sequence[Control] = ()) -> None:
+        """Writes this claim's evidence file. A claim is checked once."""
+        from harness import evidence
+
+        if self.verdict is not None:
+            raise EvidenceError(f"claim {self.claim.id}: checked twice; one claim leaves one evidence file")
+        notes = {"test": self.item.nodeid, "bound_from": self.source, "expect": self.expect, "why": self.why}
+        evidence.write_evidence(
+            self.run.folder, self.claim, verdict, plan_digest=self.run.plan_digest, tier=self.run.tier,
+            measurement=measurement, controls=controls, provenance=self.run.provenance, notes=notes,
+        )  # fmt: skip
+        self.verdict = verdict
+        said = {"claim": self.claim.id, "outcome": verdict.outcome, "reason": verdict.reason, "sentence": verdict.sentence}
+        self.item.user_properties.append((_PROPERTY, json.dumps({**said, "expect": self.expect, "tier": self.run.tier})))
+
+    def _raise(self, verdict: Verdict) -> None:
+        shown = f"{self.claim.id}: {verdict.outcome}: {verdict.sentence}\n  claimed: {self.claim.text}"
+        if verdict.outcome == "not_evaluated":
+            raise NotEvaluated(shown)
+        if self.expect == "fails" and verdict.outcome == "fails":
+            pytest.xfail(f"known: {self.why} ({verdict.sentence})")
+        if self.expect == "fails" and verdict.outcome == "holds":
+            pytest.fail(f"{shown}\n  expected to fail ({self.why}); it holds now: remove the expectation", pytrace=False)
+        # A gate that does not work fails in every tier: it is no matter of n.
+        undecided = verdict.outcome == "inconclusive" and self.run.tier == "smoke" and verdict.reason != "control_failed"
+        if verdict.outcome != "holds" and not undecided:
+            pytest.fail(shown, pytrace=False)
+
+
+@pytest.fixture
+def claim(request: pytest.FixtureRequest) -> ClaimHandle:
+    """The claim of this test: ``claim.check(measurement)``."""
+    handle = request.node.stash.get(_CLAIM, None)
+    if handle is None:
+        raise pytest.UsageError(f"{request.node.nodeid}: uses the claim fixture without @pytest.mark.claim(Claim(...))")
+    return handle
+
+
+@pytest.fixture(scope="session")
+def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
+    """The workbench of this session: subjects, golden sets, measurements."""
+    from harness.lifecycle import Workbench
+    from harness.store import Store, default_root
+
+    config = request.config
+    settings = config.stash[_RUN].settings if _RUN in config.stash else settings_of(config)
+    store = Store(Path(_option(config, "store")).absolute() if _option(config, "store") else default_root())
+    alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) <= 1
+    made = Workbench(settings, store, settings.tier(_option(config, "tier") or "full"), _progress(config), quiet_machine=alone)
+    yield made
+    made.close()
+
+
+def _progress(config: pytest.Config) -> Callable[[str, int, int], None]:
+    """Progress past pytest's capture, on a terminal only."""
+    from harness.progress import to_terminal
+
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if hasattr(config, "workerinput") or capture is None:
+        return lambda task, done, total: None
+    with capture.global_and_fixture_disabled():
+        show = to_terminal()
+
+    def past_capture(task: str, done: int, total: int) -> None:
+        with capture.global_and_fixture_disabled():
+            show(task, done, total)
+
+    return past_capture
+
+
+@pytest.fixture
+def engine(bench: Workbench) -> Callable[[str], Engine]:
+    """``engine("mine")``: the opened engine of a subject named by --subject or the lifecycle file."""
+    return bench.engine
+
+
+@pytest.fixture
+def golden(bench: Workbench) -> Callable[[str], GoldenSet]:
+    """``golden("tickets")``: a golden set, verified against its manifest, at this run's tier."""
+    return bench.golden
+
+
+# --- every claim leaves evidence ----------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Turns an absent need into a verdict while the test can still carry it."""
+    with _need_as_verdict(item):
+        return (yield)  # type: ignore[return-value]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """The same for fixtures: an engine may be missing before the test begins."""
+    with _need_as_verdict(item):
+        return (yield)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _need_as_verdict(item: pytest.Item) -> Iterator[None]:
+    handle = item.stash.get(_CLAIM, None)
+    try:
+        yield
+    except MissingNeed as missing:
+        if handle is None or handle.verdict is not None:
+            raise
+        from harness.judge import not_evaluated
+
+        handle.record(not_evaluated(handle.claim, missing.need, str(missing)), None)
+        raise NotEvaluated(f"{handle.claim.id}: not evaluated: {missing}") from None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A claim that raised, or ended without ``check``, leaves an error; silence is never green."""
+    report = yield
+    handle = item.stash.get(_CLAIM, None)
+    if handle is None or handle.verdict is not None or call.when == "teardown":
+        return report  # type: ignore[return-value]
+    if report.failed or report.skipped:  # type: ignore[attr-defined]
+        what = str(call.excinfo.value) if call.excinfo is not None else "no reason given"
+        _error(handle, report, "exception" if report.failed else "skipped", what)  # type: ignore[attr-defined]
+    elif call.when == "call":
+        _error(handle, report, "never_checked", "claim never checked: the test ended without claim.check(measurement)")
+    return report  # type: ignore[return-value]
+
+
+def _error(handle: ClaimHandle, report: Any, reason: str, what: str) -> None:
+    text = what.splitlines()[0][:500] if what else "an exception without a message"
+    try:
+        handle.record(Verdict("error", reason, text, alpha=handle.claim.level), None)
+    except EvidenceError as error:  # a full disk: the run must still end red
+        text = f"{text} (and no evidence could be written: {error})"
+    report.user_properties = list(handle.item.user_properties)
+    if report.outcome != "failed":
+        report.outcome = "failed"
+        report.longrepr = f"{handle.claim.id}: {text}"
+
+
+def _said(report: Any) -> dict[str, Any] | None:
+    """What a report says of its claim, None for other tests."""
+    for name, value in getattr(report, "user_properties", ()):
+        if name == _PROPERTY:
+            return json.loads(value)  # type: ignore[no-any-return]
+    return None
+
+
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """The letters: ? inconclusive, N not evaluated; the rest is pytest's own."""
+    said = _said(report)
+    if said is None or report.when == "teardown" or (report.when == "setup" and report.passed):
+        return None
+    if said["outcome"] == "inconclusive":
+        return "inconclusive", "?", ("INCONCLUSIVE", {"yellow": True})
+    if said["outcome"] == "not_evaluated":
+        return "not evaluated", "N", ("NOT EVALUATED", {"yellow": True})
+    return None
+
+
+# --- the end of a run ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What the summary says when all is over."""
+
+    folder: Path
+    seal: str
+    records: tuple[dict[str, Any], ...]
+    lost: tuple[str, ...]  # planned, but without evidence
+    absent: tuple[str, ...]  # needs that were missing and not allowed to be
+
+
+_CLOSING = pytest.StashKey[Closing]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Counts what was planned against what is there, renders, seals, and sets the exit status."""
+    config = session.config
+    run = config.stash.get(_RUN, None)
+    folder = run.folder if run else config.stash.get(_NODE_RUN, None)
+    if hasattr(config, "workerinput") or folder is None or not (folder / "plan.json").is_file():
+        return
+    closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus))
+    config.stash[_CLOSING] = closing
+    if int(exitstatus) == 0 and (closing.lost or closing.absent):
+        session.exitstatus = 1 if closing.lost else EXIT_NOT_EVALUATED
+
+
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
+    from harness import evidence, report
+
+    plan = evidence.read_json(folder / evidence.PLAN)
+    records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
+    lost = sorted({c["claim"]["id"] for c in plan["claims"]} - {r["claim"]["id"] for r in records})
+    needs = {r["verdict"]["reason"].partition(":")[2] for r in records if r["verdict"]["outcome"] == "not_evaluated"}
+    absent = tuple(sorted(needs - allowed))
+    status = exitstatus or (1 if lost else EXIT_NOT_EVALUATED if absent else 0)
+    facts = {"exit_status": status, "finished": datetime.now(UTC).isoformat(timespec="seconds"), "allowed_missing": sorted(allowed), "lost": lost}
+    evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
+    report.write(folder)
+    return Closing(folder, evidence.seal_bundle(folder), tuple(records), tuple(lost), absent)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The verdicts, one line each, and where the evidence lies."""
+    closing = config.stash.get(_CLOSING, None)
+    if closing is None:
+        return
+    from harness import report
+
+    out = terminalreporter
+    out.section("claims")
+    colours = {"holds": {"green": True}, "fails": {"red": True}, "error": {"red": True}}
+    for record in closing.records:
+        out.write_line(report.line(record), **colours.get(record["verdict"]["outcome"], {"yellow": True}))
+    for name in closing.lost:
+        out.write_line(f"lost           {name}: planned, but it left no evidence", red=True)
+    for need in closing.absent:
+        out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
+    if any(record["tier"] == "smoke" for record in closing.records):
+        out.write_line("tier smoke: a subset was measured; nothing here is proof", yellow=True)
+    out.write_line(f"report   {closing.folder / 'report.html'}")
+    out.write_line(f"recheck  python -m harness recheck {closing.folder}")
+    out.write_line(f"seal     {closing.seal}")
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Before time is spent: what shaped this run, and what its sets can decide."""
+    run = config.stash.get(_RUN, None)
+    if run is None:
+        return []
+    settings = run.settings
+    wanted = [f"{name}: {_option(config, name)}" for name in ("store",) if _option(config, name)]
+    return [
+        f"lifecycle: {settings.path} · tier: {run.tier} · evidence: {run.folder}",
+        f"reference: {settings.reference} · builds: {', '.join(settings.builds)} · sets: {', '.join(settings.sets)}, {settings.texts}",
+        *wanted,
+        *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
+    ]
