@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from harness.errors import MissingNeed
+from harness.errors import EngineError, MissingNeed
 
 __all__ = [
     "INSTALL_HF",
@@ -16,6 +16,8 @@ __all__ = [
     "cut_at_stop",
     "length_batches",
     "llama_cpp_quiet",
+    "pick_token",
+    "rng_for",
     "token_digest",
 ]
 
@@ -95,3 +97,34 @@ def llama_cpp_quiet() -> tuple[Any, deque[str]]:
         llama_cpp.llama_log_set(_LLAMA_LOG["callback"], ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
     return llama_cpp, _LLAMA_LOG["lines"]
+
+
+def rng_for(*parts: object) -> Any:
+    """A numpy generator that depends on the parts' text only: the same draw in any batch or order."""
+    import numpy as np
+
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode("utf-8")).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+def pick_token(logits: Any, temperature: float, top_p: float, rng: Any) -> int:
+    """The next token id from ``logits`` (vocabulary,): the largest, or drawn where temperature > 0.
+
+    ``top_p`` keeps the smallest set of tokens whose probability reaches it. Raises EngineError if
+    a logit is NaN, which numpy would take for the largest.
+    """
+    import numpy as np
+
+    best = int(np.argmax(logits))
+    if np.isnan(logits[best]):
+        raise EngineError("the model's logits are NaN: its weights are damaged or its dtype overflowed; check the file")
+    if temperature <= 0:
+        return best
+    scaled = (logits.astype(np.float64) - float(logits[best])) / temperature
+    probabilities = np.exp(scaled)
+    order = np.argsort(-probabilities, kind="stable")
+    cumulative = np.cumsum(probabilities[order]) / probabilities.sum()
+    kept = int(np.searchsorted(cumulative, min(top_p, 1.0))) + 1
+    kept = min(kept, len(order))
+    draw = rng.random() * cumulative[kept - 1]
+    return int(order[min(int(np.searchsorted(cumulative[:kept], draw, side="right")), kept - 1)])

@@ -231,8 +231,8 @@ def noninferiority(
 ) -> ExactTests:
     """Exact unconditional p-values of "delta > delta0", as rigorous brackets at most ``slack`` wide.
 
-    With ``decide_at`` a bracket is refined only until it lies on one side of that level.
-    ``slack`` defaults to 1e-4, 1e-3 above n = 2000.
+    With ``decide_at`` a bracket is refined until it lies on one side of that level, or is ``slack`` wide.
+    ``slack`` defaults to 1e-6 with ``decide_at``, else to 1e-4, 1e-3 above n = 2000.
 
     Assumes: n independent items, n <= 5000, -1 < delta0 < 1 and not 0.
     Fails when: a region is not monotone (never seen); then ``monotone`` is False and p_hold is (0, 1).
@@ -241,7 +241,7 @@ def noninferiority(
     _check_table(b, c, n)
     _check_exact(n, delta0)
     if slack is None:
-        slack = _default_slack(n)
+        slack = 1e-6 if decide_at is not None else _display_slack(n)
     if not 1e-7 <= slack < 1:
         raise ValueError(f"slack = {slack}, expected 1e-7 <= slack < 1")
     z = _z(b, c, n, delta0)
@@ -263,12 +263,11 @@ def noninferiority_region(n: int, delta0: float, alpha: float) -> Region:
     """
     _check_exact(n, delta0)
     check_alpha(alpha)
-    slack = _default_slack(n)
 
     def rejects(starts: Sequence[int]) -> bool:
         if not _monotone(starts):
             raise ValueError(f"n = {n}, delta0 = {delta0}: a rejection region is not monotone, expected monotone")
-        return _supremum(starts, delta0, slack, alpha).upper <= alpha
+        return _supremum(starts, delta0, 1e-6, alpha).upper <= alpha
 
     z_low, z_high = -1.0, _z(n, 0, n, delta0) + 1.0
     while z_high - z_low > 2e-3:
@@ -287,7 +286,10 @@ def noninferiority_region(n: int, delta0: float, alpha: float) -> Region:
             first = middle_index + 1
     z_crit = candidates[last] if last < len(candidates) else z_high
     starts = _starts(n, delta0, z_crit - 1e-10)
-    return Region(n, delta0, alpha, z_crit, tuple(starts), _supremum(starts, delta0, slack, None))
+    shown = _supremum(starts, delta0, _display_slack(n), None)
+    decided = _supremum(starts, delta0, 1e-6, alpha)
+    size = Bracket(max(shown.lower, decided.lower), min(shown.upper, decided.upper))
+    return Region(n, delta0, alpha, z_crit, tuple(starts), size)
 
 
 def region_power(region: Region, p12: float, p21: float) -> float:
@@ -299,7 +301,7 @@ def region_power(region: Region, p12: float, p21: float) -> float:
     return staircase_probability(region.starts)(p12, p21)
 
 
-def _default_slack(n: int) -> float:
+def _display_slack(n: int) -> float:
     return 1e-4 if n <= 2000 else 1e-3
 
 
