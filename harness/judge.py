@@ -16,9 +16,9 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from harness.stats import betting, intervals, means, paired, plan, ratio
+from harness.stats import betting, intervals, means, paired, plan, ratio, special
 from harness.types import Claim, Control, Measurement, Outcome, Sample, Verdict
 
 __all__ = ["judge", "not_evaluated"]
@@ -131,6 +131,7 @@ class _Tests:
     needed: Callable[[float], int | None] = lambda power: None
     wrong_side: bool = False
     unattainable: str = ""
+    alpha_fail: float | None = None  # None: as alpha (section 2: .01 for run-against-run regressions)
 
 
 def _settle(claim: Claim, tests: _Tests) -> Verdict:
@@ -140,7 +141,7 @@ def _settle(claim: Claim, tests: _Tests) -> Verdict:
     reason, needed = "straddles", (None, None)
     if tests.p_hold <= claim.level:
         outcome, reason, sentence = "holds", "proven", f"{shown}: shown at p = {tests.p_hold:.3g}"
-    elif tests.p_fail <= claim.level:
+    elif tests.p_fail <= (tests.alpha_fail or claim.level):
         outcome, reason, sentence = "fails", "refuted", f"{shown}: the opposite is shown at p = {tests.p_fail:.3g}"
     elif tests.wrong_side:
         sentence = f"{shown}: not decided, and the estimate lies on the wrong side; more data are not expected to help"
@@ -179,10 +180,10 @@ def _proportion(claim: Claim, measurement: Measurement) -> Verdict:
     estimate = k / n
 
     def needed(power: float) -> int | None:
-        if claim.expected is None or bound.high is not None:
+        if claim.expected is None or bound.kind == "within":
             return None
-        side = "at_least" if bound.kind == "at_least" else "at_most"
-        return plan.proportion_n(bound.limit, claim.expected, claim.level, power, side)[0]
+        side: Literal["at_least", "at_most"] = "at_least" if bound.kind == "at_least" else "at_most"
+        return plan.proportion_n(bound.limit, claim.expected, claim.level, power, side).first
 
     return _settle(claim, _Tests(
         p_hold, p_fail, estimate, low, high, n, "clopper-pearson/1", "exact", {"k": k, "n": n}, needed,
@@ -251,9 +252,9 @@ def _shifted(claim: Claim, b: int, c: int, n: int, counts: dict[str, Any]) -> Ve
 
 def _shifted_p(b: int, c: int, n: int, delta0: float, alpha: float) -> tuple[float, float, str, str]:
     """p values of the shifted paired tests: exact up to the size limit, Tango's asymptotic ones above it."""
-    if n > paired.MAX_N:
+    if n > 5000:  # the exact rule's size limit (section 3.2)
         z = paired.tango_z(b, c, n, delta0)
-        return paired.normal_sf(z), paired.normal_sf(-z), "tango-score/1", "asymptotic"
+        return special.normal_sf(z), special.normal_sf(-z), "tango-score/1", "asymptotic"
     tests = paired.noninferiority(b, c, n, delta0, decide_at=alpha)
     if not tests.monotone:
         return 1.0, 1.0, "", ""
@@ -279,8 +280,9 @@ def _bounded_mean(claim: Claim, measurement: Measurement) -> Verdict:
     estimate = math.fsum(values) / len(values)
 
     def needed(power: float) -> int | None:
-        target = claim.expected if claim.expected is not None else estimate
-        return plan.betting_min_n(claim.support, claim.bound.limit, target, claim.level) if power == 0.80 else None
+        if claim.expected is None or claim.support is None or power > 0.80:  # no power is defined for it: one number
+            return None
+        return plan.betting_min_n(claim.expected, claim.bound.limit, claim.support, claim.level)
 
     return _settle(claim, _Tests(
         tests.p_hold, tests.p_fail, estimate, low, high, len(values), "betting-mean/1", "exact",
@@ -341,16 +343,18 @@ def _run_ratio(claim: Claim, measurement: Measurement) -> Verdict:
     if result.sd_log == 0:
         return _inconclusive("zero_variance", "all blocks agree exactly: a zero-width interval never decides", len(rows))
     limit = math.log(claim.bound.limit)
-    tests = ratio.abba_tests(result, limit, claim.bound.kind)
+    sign = 1 if claim.bound.kind == "at_most" else -1
+    tests = ratio.abba_tests(result, limit, "below" if sign > 0 else "above")
 
     def needed(power: float) -> int | None:
-        gap = math.log(claim.expected) if claim.expected else result.mean_log
-        return plan.ratio_k(result.sd_log, limit, claim.level, power, gap)
+        # At the declared ratio; where none is declared the observed one would be "observed power".
+        gain = math.log(claim.expected) if claim.expected else None
+        return None if gain is None else plan.ratio_k(result.sd_log, sign * limit, claim.level, power, sign * gain)
 
     return _settle(claim, _Tests(
         tests.p_hold, tests.p_fail, result.ratio, result.low, result.high, result.k, "abba-log-t/1", "asymptotic",
         {"mean_log": result.mean_log, "sd_log": result.sd_log, "k": result.k}, needed,
-        wrong_side=_wrong_side(claim, result.ratio),
+        wrong_side=_wrong_side(claim, result.ratio), alpha_fail=0.01,
     ))  # fmt: skip
 
 

@@ -108,7 +108,6 @@ class Workbench:
 
     def _base(self) -> tuple[Path, str, dict[str, str]]:
         numbers = _numbers(self.settings, "base", {"package": str, "version": str, "sha256": str})
-        self._need("hf")
         inputs = {"recipe": _RECIPE, **numbers, "versions": _versions("gguf", "transformers")}
 
         def make(folder: Path) -> None:
@@ -129,7 +128,6 @@ class Workbench:
         recipe = LoraRecipe(**_numbers(self.settings, "tuned", shape))
         rows = golden.load("addresses_train", self.settings.root / "fixtures")
         base, base_path = self._resolve("base")
-        self._need("train")
         inputs = {
             "recipe": _RECIPE, "base": base.digest, "rows": rows.digest, "prompt": evals.EXTRACTION, "lora": asdict(recipe),
             "threads": threads(), "versions": _versions("torch", "transformers", "peft", "trl"),
@@ -137,14 +135,14 @@ class Workbench:
 
         def make(folder: Path) -> None:
             pairs = [([{"role": "user", "content": evals.extraction_message(i["input"])}], evals.answer_text(i["target"])) for i in rows.items]
-            train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress(f"training, loss {loss:.3f}", step, steps))
+            train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
 
         artifact = self.store.make("tuned", inputs, make)
         return artifact.path, artifact.digest, {"training_rows": rows.digest, "rank": str(recipe.rank)}
 
     def _gguf(self, recipe: str, source: str, maker: Callable[[Path, Path], None]) -> tuple[Path, str, dict[str, str]]:
+        self._need("llamacpp")  # before anything is trained for it
         subject, path = self._resolve(source)
-        self._need("llamacpp")
         inputs = {"recipe": _RECIPE, "source": subject.digest, "versions": _versions("gguf", "llama_cpp_python")}
         artifact = self.store.make(recipe, inputs, lambda folder: maker(path, folder / "model.gguf"))
         return artifact.path / "model.gguf", digest_tree(artifact.path)["model.gguf"], {"recipe": recipe}
@@ -194,11 +192,11 @@ class Workbench:
     def answers(self, name: str, set_name: str, *, rerun: int = 0) -> Answers:
         """The subject's scored answers to a golden set. ``rerun`` > 0 answers all of it once more."""
         chosen = self.golden(set_name)
-        subject = self.subject(name)
         ask = {"json_extraction": self._generate, "multiple_choice": self._score}.get(chosen.kind)
         if ask is None:
             raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers; name it under [quant] texts instead")
         inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "rerun": rerun}
+        subject = self.subject(name)
         kept = self.store.make_json("answers", inputs, lambda: ask(name, chosen))
         if chosen.kind == "json_extraction":
             samples = evals.score_answers(chosen, [Generation(**row) for row in kept["rows"]])

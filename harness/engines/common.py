@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from harness.errors import EngineError, MissingNeed
+from harness.errors import EngineError, MissingNeed, SubjectError
 
 __all__ = [
     "INSTALL_HF",
@@ -16,8 +20,10 @@ __all__ = [
     "cut_at_stop",
     "length_batches",
     "llama_cpp_quiet",
+    "load_json",
     "pick_token",
     "rng_for",
+    "safetensors_entries",
     "token_digest",
 ]
 
@@ -128,3 +134,80 @@ def pick_token(logits: Any, temperature: float, top_p: float, rng: Any) -> int:
     kept = min(kept, len(order))
     draw = rng.random() * cumulative[kept - 1]
     return int(order[min(int(np.searchsorted(cumulative[:kept], draw, side="right")), kept - 1)])
+
+
+# --- model folders -------------------------------------------------------------------------------
+
+_WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+           "BOOL": 1, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+_MAX_SAFETENSORS_HEADER = 100_000_000  # the library's own limit, in bytes
+
+TensorEntry = tuple[Path, str, tuple[int, ...], int]
+"""File, type name, shape and absolute byte offset of a tensor."""
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model folder. Raises SubjectError if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SubjectError(f"{path}: cannot be read ({error.strerror}); expected a model folder") from error
+    except (ValueError, RecursionError) as error:
+        raise SubjectError(f"{path}: not JSON ({error}); the folder is damaged, fetch or build it again") from error
+    if not isinstance(value, dict):
+        raise SubjectError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def safetensors_entries(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of a folder's safetensors files, checked against the sizes of the files.
+
+    Reads headers only. Raises SubjectError for a missing or truncated file, a header that
+    contradicts itself, a shard outside the folder, or weights that are only pickled.
+    """
+    index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
+    if index.is_file():
+        shards = sorted({str(shard) for shard in load_json(index).get("weight_map", {}).values()})
+    elif not (folder / shards[0]).is_file() and any(folder.glob("*.bin")):
+        raise SubjectError(f"{folder}: only pickled weights (*.bin), which are never loaded; save them as safetensors")
+    entries: dict[str, TensorEntry] = {}
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise SubjectError(f"{index}: shard {shard!r} lies outside the folder")
+        entries.update(_safetensors_file(folder / shard))
+    return entries
+
+
+def _safetensors_file(path: Path) -> dict[str, TensorEntry]:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _MAX_SAFETENSORS_HEADER):
+                raise SubjectError(f"{path}: header of {length} bytes in a file of {size}: truncated or damaged")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise SubjectError(f"{path}: cannot be read ({error.strerror}); expected safetensors weights") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise SubjectError(f"{path}: the safetensors header is not JSON; fetch or build it again") from error
+    if not isinstance(header, dict):
+        raise SubjectError(f"{path}: the safetensors header is no JSON object; fetch or build it again")
+    return {n: _entry(path, n, e, 8 + length, size) for n, e in header.items() if n != "__metadata__"}
+
+
+def _entry(path: Path, name: str, entry: Mapping[str, Any], start: int, size: int) -> TensorEntry:
+    try:
+        kind, shape = str(entry["dtype"]), tuple(map(int, entry["shape"]))
+        begin, end = map(int, entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SubjectError(f"{path}: the entry of tensor {name!r} is malformed; fetch or build it again") from error
+    if start + end > size:
+        raise SubjectError(
+            f"{path}: truncated: expected at least {start + end} bytes (tensor {name!r} ends there), found {size}; "
+            "fetch or build the file again"
+        )
+    expected = math.prod(shape) * _WIDTHS.get(kind, 0)
+    if not 0 <= begin <= end or min(shape, default=0) < 0 or (kind in _WIDTHS and end - begin != expected):
+        raise SubjectError(f"{path}: tensor {name!r} of shape {shape} does not fill its {end - begin} bytes")
+    return path, kind, shape, start + begin

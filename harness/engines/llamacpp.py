@@ -21,6 +21,7 @@ from harness.engines.common import (
     rng_for,
     token_digest,
 )
+from harness.engines.scoring import Branch, Item, Slice, collect, item_of
 from harness.errors import EngineError, SubjectError
 from harness.quant.gguf import Header, file_type, read_header
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
@@ -233,45 +234,22 @@ class LlamaCpp:
     def logprobs(self, texts: Sequence[Scored]) -> list[TokenLogprobs]:
         """Log-probabilities of continuations, in the order given.
 
-        Context and continuation are tokenized together, since that is how a model meets them; the
-        longest token prefix that this shares with the context alone is the context, and every
-        token behind it is scored. What the continuations share is computed once. Texts are packed
-        into calls in the order given.
+        What is context and what is scored: harness.engines.scoring. What the continuations share
+        is computed once. Texts are packed into calls in the order given.
 
         Raises EngineError for a text longer than ``n_ctx``.
         """
         self._open()
-        items = [self._item(text) for text in texts]
-        results: list[TokenLogprobs] = []
+        bos = int(self._lib.llama_vocab_bos(self._vocab))
+        items = [item_of(text, self.tokenize, bos if bos >= 0 else None, self.n_ctx) for text in texts]
         for group in self._groups(items):
             self._forget()
             self._score(group)
-        for text, item in zip(texts, items, strict=True):
-            results.append(item.result(text.id, text.full))
-        return results
+        return [item.result(self._size) for item in items]
 
-    def _item(self, text: Scored) -> _Item:
-        context = self.tokenize(text.context)
-        wholes = [self.tokenize(text.context + continuation) for continuation in text.continuations]
-        starts = [common_prefix([context, whole]) for whole in wholes]
-        if any(start == 0 for start in starts):
-            # a first token can only be scored after something
-            bos = int(self._lib.llama_vocab_bos(self._vocab))
-            if bos >= 0:
-                wholes = [[bos, *whole] for whole in wholes]
-                starts = [start + 1 for start in starts]
-        branches = [_Branch(whole, max(start, 1)) for whole, start in zip(wholes, starts, strict=True)]
-        for branch in branches:
-            if len(branch.ids) > self.n_ctx:
-                raise EngineError(
-                    f"text {text.id!r} has {len(branch.ids)} tokens, more than n_ctx = {self.n_ctx}: "
-                    "split it or raise n_ctx"
-                )
-        return _Item(branches, text.full)
-
-    def _groups(self, items: Sequence[_Item]) -> list[list[_Slice]]:
+    def _groups(self, items: Sequence[Item]) -> list[list[Slice]]:
         """Slices of items that fit one call together; a large one stands alone."""
-        groups: list[list[_Slice]] = []
+        groups: list[list[Slice]] = []
         sequences = tokens = 0
         for item in items:
             for part in item.slices(self.n_seq, self.n_ctx):
@@ -282,21 +260,17 @@ class LlamaCpp:
                 groups[-1].append(part)
         return groups
 
-    def _score(self, group: Sequence[_Slice]) -> None:
+    def _score(self, group: Sequence[Slice]) -> None:
         plan: list[_Token] = []
-        targets: list[list[tuple[_Branch, int]]] = []  # of each output: which tokens it predicts
+        predicts: list[list[tuple[Branch, int]]] = []
         first = 0
         for part in group:
-            for token, predicted in part.plan(first):
-                plan.append(token)
-                if token.output:
-                    targets.append(predicted)
+            for step in part.steps():
+                seqs = tuple(first + branch for branch in step.branches)
+                plan.append(_Token(step.token, step.position, seqs, bool(step.predicts)))
+            predicts += [step.predicts for step in part.steps() if step.predicts]
             first += len(part.branches)
-
-        def keep(start: int, logits: Any) -> None:
-            _collect(logits, targets[start : start + len(logits)])
-
-        self._decode_all(plan, keep)
+        self._decode_all(plan, lambda start, logits: collect(logits, predicts[start : start + len(logits)]))
 
     # --- llama.cpp -------------------------------------------------------------------------------
 
@@ -404,102 +378,6 @@ class _Sequence:
         return Generation(
             self.id, text, self.finish or "length", len(self.prompt), self.count, token_digest(self.prompt)
         )
-
-
-@dataclass(slots=True)
-class _Branch:
-    """Token ids of context and continuation, and the index of the first scored one."""
-
-    ids: list[int]
-    start: int
-    logprobs: list[float] = field(default_factory=list)
-    rows: list[Any] = field(default_factory=list)
-    full: bool = False
-
-
-@dataclass(slots=True)
-class _Slice:
-    """Continuations of one context that are computed together."""
-
-    branches: list[_Branch]
-
-    @property
-    def shared(self) -> int:
-        # the last token of a branch is only predicted, never an input
-        return common_prefix([branch.ids[:-1] for branch in self.branches])
-
-    @property
-    def cost(self) -> int:
-        """Tokens to compute."""
-        shared = self.shared
-        return shared + sum(len(branch.ids) - 1 - shared for branch in self.branches)
-
-    def plan(self, first: int) -> list[tuple[_Token, list[tuple[_Branch, int]]]]:
-        """Tokens to compute, sequence ids from ``first`` on, with the tokens each one predicts."""
-        shared = self.shared
-        everyone = tuple(range(first, first + len(self.branches)))
-        steps = []
-        for i in range(shared):
-            predicted = [(branch, branch.ids[i + 1]) for branch in self.branches if i + 1 >= branch.start]
-            steps.append((_Token(self.branches[0].ids[i], i, everyone, bool(predicted)), predicted))
-        for seq, branch in zip(everyone, self.branches, strict=True):
-            for i in range(shared, len(branch.ids) - 1):
-                predicted = [(branch, branch.ids[i + 1])] if i + 1 >= branch.start else []
-                steps.append((_Token(branch.ids[i], i, (seq,), bool(predicted)), predicted))
-        return steps
-
-
-@dataclass(slots=True)
-class _Item:
-    """All continuations of one text."""
-
-    branches: list[_Branch]
-    full: bool
-
-    def __post_init__(self) -> None:
-        for branch in self.branches:
-            branch.full = self.full
-
-    def slices(self, n_seq: int, n_ctx: int) -> list[_Slice]:
-        """As many continuations together as sequences and cache allow."""
-        slices: list[_Slice] = []
-        for branch in self.branches:
-            if len(branch.ids) <= branch.start:  # nothing to score
-                continue
-            if slices and len(slices[-1].branches) < n_seq:
-                wider = _Slice([*slices[-1].branches, branch])
-                if wider.cost <= n_ctx:
-                    slices[-1] = wider
-                    continue
-            slices.append(_Slice([branch]))
-        return slices
-
-    def result(self, name: str, full: bool) -> TokenLogprobs:
-        tokens = tuple(tuple(branch.ids[branch.start :]) for branch in self.branches)
-        logprobs = tuple(tuple(branch.logprobs) for branch in self.branches)
-        return TokenLogprobs(name, tokens, logprobs, tuple(map(_stack, self.branches)) if full else None)
-
-
-def _stack(branch: _Branch) -> Any:
-    import numpy as np
-
-    return np.stack(branch.rows) if branch.rows else np.empty((0, 0), dtype=np.float32)
-
-
-def _collect(logits: Any, targets: Sequence[Sequence[tuple[_Branch, int]]]) -> None:
-    """Log-softmax in float32; a row predicts one token of each branch that shares it."""
-    import numpy as np
-
-    top = logits.max(axis=-1, keepdims=True)
-    norm = top[:, 0] + np.log(np.exp(logits - top).sum(axis=-1, dtype=np.float64)).astype(np.float32)
-    if not np.isfinite(norm).all():
-        raise EngineError("the model's logits are not finite: its weights are damaged; check the file")
-    for row, lse, predicted in zip(logits, norm, targets, strict=True):
-        whole = row - lse if predicted[0][0].full else None
-        for branch, token in predicted:
-            branch.logprobs.append(float(row[token] - lse))
-            if whole is not None:
-                branch.rows.append(whole)
 
 
 def _compile(source: str, where: str) -> Any:

@@ -8,7 +8,6 @@ length is checked against the file's size before anything is allocated. The rest
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import struct
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.engines.common import INSTALL_HF, INSTALL_LLAMACPP, llama_cpp_quiet
+from harness.engines.common import INSTALL_HF, INSTALL_LLAMACPP, llama_cpp_quiet, load_json, safetensors_entries
 from harness.errors import MissingNeed, StoreError, SubjectError, nearest
 
 __all__ = [
@@ -520,20 +519,8 @@ def _need_gguf(what: str) -> Any:
     return gguf
 
 
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SubjectError(f"{path}: cannot be read ({error.strerror}); expected a model folder") from error
-    except ValueError as error:
-        raise SubjectError(f"{path}: not JSON ({error}); the folder is damaged, fetch or build it again") from error
-    if not isinstance(value, dict):
-        raise SubjectError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
 def _llama_config(folder: Path) -> dict[str, Any]:
-    config = _load_json(folder / "config.json")
+    config = load_json(folder / "config.json")
     if config.get("model_type") != "llama":
         raise SubjectError(f"{folder}: model_type {config.get('model_type')!r}, expected 'llama' for GGUF conversion")
     if config.get("quantization_config"):
@@ -560,56 +547,17 @@ class _Safetensors:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.entries: dict[str, tuple[Path, str, tuple[int, ...], int]] = {}
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            shards = sorted(set(_load_json(index).get("weight_map", {}).values()))
-        else:
-            shards = ["model.safetensors"]
-        for shard in shards:
-            if Path(shard).name != shard:
-                raise SubjectError(f"{index}: shard {shard!r} lies outside the folder")
-            self._read(folder / shard)
-
-    def _read(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                length = int.from_bytes(file.read(8), "little")
-                if not 2 <= length <= size - 8:
-                    raise SubjectError(f"{path}: header of {length} bytes in a file of {size}: truncated or damaged")
-                header = json.loads(file.read(length))
-        except OSError as error:
-            raise SubjectError(f"{path}: cannot be read ({error.strerror}); expected safetensors weights") from error
-        except ValueError as error:
-            if isinstance(error, SubjectError):
-                raise
-            raise SubjectError(f"{path}: the safetensors header is not JSON; fetch or build it again") from error
-        for name, entry in header.items():
-            if name != "__metadata__":
-                self.entries[name] = self._entry(path, name, entry, 8 + length, size)
-
-    def _entry(
-        self, path: Path, name: str, entry: Mapping[str, Any], start: int, size: int
-    ) -> tuple[Path, str, tuple[int, ...], int]:
-        kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if kind not in self._CODES:
-            raise SubjectError(f"{path}: tensor {name!r} has type {kind}, expected one of {', '.join(self._CODES)}")
-        if start + end > size:
-            raise SubjectError(
-                f"{path}: truncated: expected at least {start + end} bytes (tensor {name!r}), found {size}; "
-                "fetch or build the file again"
-            )
-        if end - begin != math.prod(shape) * int(self._CODES[kind][-1]):
-            raise SubjectError(f"{path}: tensor {name!r} of shape {shape} does not fill its {end - begin} bytes")
-        return path, kind, shape, start + begin
+        self.entries = safetensors_entries(folder)
+        for name, (path, kind, _shape, _offset) in self.entries.items():
+            if kind not in self._CODES:
+                raise SubjectError(f"{path}: tensor {name!r} has type {kind}, expected {', '.join(self._CODES)}")
 
     def array(self, name: str) -> Any:
         """The tensor as float32 or float16, of its own shape. Raises SubjectError unless finite."""
         import numpy as np
 
         path, kind, shape, offset = self.entries[name]
-        data = np.memmap(path, dtype=self._CODES[kind], mode="r", offset=offset, shape=shape)
+        data: Any = np.memmap(path, dtype=self._CODES[kind], mode="r", offset=offset, shape=shape)
         if kind == "BF16":  # the upper half of a float32
             array = (data.astype("<u4") << 16).view("<f4")
         else:
@@ -703,8 +651,8 @@ class _Vocabulary:
 
 
 def _vocabulary(folder: Path, config: Mapping[str, Any]) -> _Vocabulary:
-    tokenizer = _load_json(folder / "tokenizer.json")
-    settings = _load_json(folder / "tokenizer_config.json")
+    tokenizer = load_json(folder / "tokenizer.json")
+    settings = load_json(folder / "tokenizer_config.json")
     model = tokenizer.get("model") or {}
     if model.get("type") != "BPE":
         raise SubjectError(f"{folder}/tokenizer.json: model type {model.get('type')!r}, expected byte-level 'BPE'")

@@ -23,6 +23,7 @@ import heapq
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from harness.stats.intervals import Interval, check_alpha, wilson
@@ -47,8 +48,6 @@ __all__ = [
 
 class Tests(NamedTuple):
     """Two one-sided p-values: ``p_hold`` tests "the claim is false", ``p_fail`` "the claim is true"."""
-
-    __test__ = False  # not for pytest to collect
 
     p_hold: float
     p_fail: float
@@ -125,8 +124,12 @@ def _z(b: int, c: int, n: int, delta0: float) -> float:
     if delta0 > 0:
         return -_z(c, b, n, -delta0)
     distance = b - c - n * delta0
+    if distance == 0:
+        return 0.0
     variance = n * (2 * tango_p21(b, c, n, delta0) + delta0 * (1 - delta0))
-    return distance / math.sqrt(variance) if distance else 0.0
+    if variance <= 0:  # delta0 within rounding of -1
+        return math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
 
 
 def tango_interval(
@@ -318,7 +321,7 @@ def _starts(n: int, delta0: float, cutoff: float) -> list[int]:
 
 
 def _monotone(starts: Sequence[int]) -> bool:
-    return all(0 <= after - before <= 1 for before, after in zip(starts, starts[1:], strict=False))
+    return all(0 <= after - before <= 1 for before, after in pairwise(starts))
 
 
 def _values_between(n: int, delta0: float, z_low: float, z_high: float) -> list[float]:
@@ -336,8 +339,8 @@ def _supremum(starts: Sequence[int], delta0: float, slack: float, decide_at: flo
     probability = staircase_probability(starts)
     rounding = 1e-9
 
-    def piece(l: float, h: float) -> tuple[float, float, float]:
-        return -(probability(h, l - delta0) + rounding), l, h
+    def piece(left: float, right: float) -> tuple[float, float, float]:
+        return -(probability(right, left - delta0) + rounding), left, right
 
     heap = [piece(max(0.0, delta0), (1 + delta0) / 2)]
     lower = 0.0
@@ -346,14 +349,15 @@ def _supremum(starts: Sequence[int], delta0: float, slack: float, decide_at: flo
         decided = decide_at is not None and (lower > decide_at or upper <= decide_at)
         if decided or upper - lower <= slack + 2 * rounding:
             return Bracket(lower, upper)
-        _, l, h = heapq.heappop(heap)
-        inside = probability((l + h) / 2, (l + h) / 2 - delta0) - rounding
+        _, left, right = heapq.heappop(heap)
+        middle = (left + right) / 2
+        inside = probability(middle, middle - delta0) - rounding
         lower = max(lower, inside)
-        goal = max(lower + slack, decide_at or 0.0)
+        goal = max(lower + slack, decide_at or 0.0)  # as many parts as should bring each below this
         parts = min(64, max(2, math.ceil(1.1 * (upper - inside) / (goal - inside))))
-        cuts = [l + (h - l) * i / parts for i in range(parts)] + [h]
-        for left, right in zip(cuts, cuts[1:], strict=False):
-            heapq.heappush(heap, piece(left, right))
+        cuts = [left + (right - left) * i / parts for i in range(parts)] + [right]
+        for ends in pairwise(cuts):
+            heapq.heappush(heap, piece(*ends))
 
 
 def staircase_probability(starts: Sequence[int]) -> Callable[[float, float], float]:

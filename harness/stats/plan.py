@@ -114,9 +114,13 @@ def superiority_n(psi: float, d: float, alpha: float, power: float) -> int:
     return n
 
 
-@lru_cache(maxsize=8)
 def _mcnemar_starts(n: int, alpha: float) -> tuple[int, ...]:
     """For each m the smallest b with P(Bin(m, 1/2) >= b) <= alpha, m + 1 where there is none."""
+    return _mcnemar_table(alpha, math.ceil(n / 1024) * 1024)[: n + 1]
+
+
+@lru_cache(maxsize=8)
+def _mcnemar_table(alpha: float, n: int) -> tuple[int, ...]:
     starts, b = [], 0
     for m in range(n + 1):
         while b <= m and binom_sf(b, m, 0.5) > alpha:
