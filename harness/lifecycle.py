@@ -8,7 +8,6 @@ nothing, and a killed one goes on where it was.
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from harness.config import Settings, SubjectSpec, Tier
 from harness.engines import available, open_engine, versions
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
 from harness.progress import Progress
-from harness.quant import fidelity, footprint, gguf
+from harness.gguf import file_type, read_header
+from harness.quant import fidelity, footprint, gguf, sidecar
 from harness.store import Store, digest_file, digest_json, digest_tree
 from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
 
@@ -279,11 +279,43 @@ class Workbench:
         """``maker()``, kept under ``inputs`` for the next run."""
         return self.store.make_json(name, {"recipe": _RECIPE, **inputs}, maker)
 
-    @functools.cached_property
-    def source_of_reference(self) -> str | None:
-        """The folder the reference was converted from, where we converted it ourselves."""
+    # --- files --------------------------------------------------------------------------------
+
+    def gguf_path(self, name: str) -> Path:
+        """The subject's GGUF file. MissingNeed for a subject of another format."""
+        if self.engine_of(name) != "llamacpp":
+            raise MissingNeed("gguf", f"{name} is no GGUF file, and only those are looked into here so far", f"--subject {name}=gguf:FILE")
+        return self.path(name)
+
+    def rendered_prompts(self, set_name: str) -> list[Prompt]:
+        """The chat prompts of a golden set; none where it is not asked as a chat."""
+        chosen = self.golden(set_name)
+        return evals.prompts(chosen) if chosen.kind == "json_extraction" else []
+
+    def sidecar(self, name: str, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """Digests of tokenizer, template and of each prompt's token ids, as this subject has them."""
+        inputs = {"subject": self.subject(name).digest, "prompts": [asdict(p) for p in prompts]}
+
+        def measure() -> dict[str, str]:
+            if self.engine_of(name) == "hf":
+                return sidecar.of_folder(str(self.path(name)), prompts)
+            return sidecar.of_gguf(read_header(self.gguf_path(name)), self.engine(name), prompts)
+
+        found: dict[str, str] = self.cached("sidecar", inputs, measure)
+        return found
+
+    def sidecar_source(self, name: str) -> str:
+        """What a subject's sidecar must equal: for a build the reference, for the reference what it was made from."""
+        return self.converted_from() if name == self.settings.reference else self.settings.reference
+
+    def converted_from(self) -> str:
+        """The subject the reference was converted from. MissingNeed where a ready-made file was named."""
         spec = self._spec(self.settings.reference)
-        return "tuned" if spec.scheme == "recipe" and spec.location == "gguf-f16" else None
+        if (spec.scheme, spec.location) == ("recipe", "gguf-f16"):
+            return "tuned"
+        if "source" in self.settings.subjects:
+            return "source"
+        raise MissingNeed("source", f"what {spec.name} was converted from is not known", "--subject source=hf:FOLDER")
 
 
 def threads() -> int:
@@ -324,8 +356,8 @@ def _from_file(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
     path = Path(spec.location).expanduser()
     if not path.is_file():
         raise SubjectError(f"subject {spec.name}: no file {path}; expected a GGUF file")
-    header = gguf.read_header(path)  # a truncated file is refused here, before any engine sees it
-    return path, digest_file(path), {"file_type": gguf.file_type(header)}
+    header = read_header(path)  # a truncated file is refused here, before any engine sees it
+    return path, digest_file(path), {"file_type": file_type(header)}
 
 
 def _from_hub_or_folder(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:

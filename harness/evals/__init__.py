@@ -7,10 +7,12 @@ counts it as wrong in its arm. Nothing is dropped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from harness.errors import GoldenError
@@ -23,6 +25,7 @@ __all__ = [
     "SAMPLING",
     "answer_text",
     "choices",
+    "digest_of_changed",
     "documents",
     "exact_match",
     "extraction_message",
@@ -147,6 +150,12 @@ def plant_loss(samples: Sequence[Sample], share: float, seed: str) -> tuple[Samp
         replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in chosen else s
         for s in samples
     )
+
+
+def digest_of_changed(path: Path) -> str:
+    """SHA-256 of a file as it would be with its last byte changed: a planted change."""
+    data = path.read_bytes()
+    return hashlib.sha256(data[:-1] + bytes([data[-1] ^ 1])).hexdigest()
 
 
 def exact_match(engine: Engine, golden: GoldenSet, *, sampling: Sampling = SAMPLING) -> Measurement:

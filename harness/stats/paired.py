@@ -22,6 +22,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -147,7 +148,7 @@ def tango_interval(
     if b + c == 0:
         return Interval(-z * z / (n + z * z), z * z / (n + z * z))
     if algorithm == "quartic":
-        roots = _quartic_roots(_tango_quartic(b, c, n, z * z))
+        roots = _quartic_roots(_tango_quartic(b, c, n, Fraction(z) ** 2))
         low, high = min(roots), max(roots)
     else:
         low = bisect(lambda d: _z(b, c, n, d) - z, math.nextafter(-1, 0), (b - c) / n) if c < n else -1.0
@@ -155,12 +156,12 @@ def tango_interval(
     return Interval(-1.0 if c == n else low, 1.0 if b == n else high)
 
 
-def _tango_quartic(b: int, c: int, n: int, g: float) -> tuple[float, ...]:
-    """Coefficients, highest first, of the quartic whose outer roots are the limits (g = z^2)."""
+def _tango_quartic(b: int, c: int, n: int, g: Fraction) -> tuple[Fraction, ...]:
+    """Exact coefficients, highest first, of the quartic whose outer roots are the limits (g = z^2)."""
     lead = n * n + g * n
-    slope = 0.5 * g * (2 * n - b + c) - 2 * n * (b - c) - g * n
-    base = (b - c) ** 2 - 0.5 * g * (b + c)
-    k = 0.25 * g * g
+    slope = g * (2 * n - b + c) / 2 - 2 * n * (b - c) - g * n
+    base = (b - c) ** 2 - g * (b + c) / 2
+    k = g * g / 4
     return (
         lead * lead,
         2 * lead * slope,
@@ -170,33 +171,26 @@ def _tango_quartic(b: int, c: int, n: int, g: float) -> tuple[float, ...]:
     )
 
 
-def _quartic_roots(coefficients: Sequence[float]) -> list[float]:
-    """The real roots of a quartic, by Durand-Kerner iteration and Newton polishing."""
-    a = [value / coefficients[0] for value in coefficients]
+def _quartic_roots(coefficients: Sequence[Fraction]) -> list[float]:
+    """The real roots of a quartic: Durand-Kerner, then Newton steps with exact residuals."""
+    a = [float(value / coefficients[0]) for value in coefficients]
     roots = [(0.4 + 0.9j) ** k for k in range(4)]
-    for _ in range(500):
-        shift = 0.0
+    for _ in range(200):
         for i, x in enumerate(roots):
             others = math.prod(x - y for j, y in enumerate(roots) if j != i)
-            change = _horner(a, x) / others
-            roots[i] -= change
-            shift = max(shift, abs(change))
-        if shift < 1e-15:
-            break
-    return [_polish(a, x.real) for x in roots if abs(x.imag) < 1e-6]
+            roots[i] -= ((((x + a[1]) * x + a[2]) * x + a[3]) * x + a[4]) / others
+    return [_polish(coefficients, x.real) for x in roots if abs(x.imag) < 1e-5]
 
 
-def _horner(a: Sequence[float], x: complex) -> complex:
-    value: complex = 0.0
-    for coefficient in a:
-        value = value * x + coefficient
-    return value
-
-
-def _polish(a: Sequence[float], x: float) -> float:
-    """One Newton step."""
-    slope = _horner([4 * a[0], 3 * a[1], 2 * a[2], a[3]], x).real
-    return x - _horner(a, x).real / slope if slope else x
+def _polish(coefficients: Sequence[Fraction], x: float) -> float:
+    """Three Newton steps; near other roots only exact arithmetic keeps the digits."""
+    for _ in range(3):
+        exact, value, slope = Fraction(x), Fraction(0), Fraction(0)
+        for coefficient in coefficients:
+            slope = slope * exact + value
+            value = value * exact + coefficient
+        x = float(exact - value / slope) if slope else x
+    return x
 
 
 def newcombe(a: int, b: int, c: int, d: int, alpha: float, method: Literal[8, 10] = 10) -> Interval:

@@ -1,0 +1,175 @@
+"""The builds of a run side by side: size, accuracy, fidelity, footprint, and the items that flipped.
+
+Which claim fills which column follows from its name, ``accuracy`` of ``Q1.accuracy[set,build]``;
+the last parameter is the build. A claim with another name is shown with the claims only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.report.view import ClaimView, RunView
+from harness.stats.intervals import clopper_pearson
+from harness.types import Sample
+
+__all__ = ["PER_BUILD", "Arm", "Build", "Flip", "arms", "builds_of", "flips", "reference_of", "sets_of"]
+
+PER_SET = {"accuracy": "difference", "flips": "flips"}
+PER_BUILD = {
+    "kld": "KLD mean", "tail": "KLD tail", "top1": "top-1 changed", "perplexity": "perplexity ratio",
+    "speed": "tokens/s ratio", "memory": "peak-memory ratio",
+}  # fmt: skip
+_INVENTORY = ("bits", "types")
+
+_DESCRIPTIVE_ALPHA = 0.025  # each side: the interval beside a raw accuracy describes at 95%, it decides nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One build and the claims about it, by (name, set); the set is "" where there is none."""
+
+    name: str
+    claims: Mapping[tuple[str, str], ClaimView]
+
+    def claim(self, name: str, set_name: str = "") -> ClaimView | None:
+        """The claim of that name about this build."""
+        return self.claims.get((name, set_name))
+
+    @property
+    def bits(self) -> float | None:
+        """Bits per weight."""
+        found = self.claim("bits")
+        return found.estimate if found else None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of the file, as the inventory measured it."""
+        return next(iter(self._details("size_bytes")), None)
+
+    @property
+    def reference_bytes(self) -> int | None:
+        """Size of the reference's file, where the inventory tells it."""
+        return next(iter(self._details("reference_bytes")), None)
+
+    def _details(self, key: str) -> Iterable[int]:
+        found = self.claim("bits")
+        values = (s.detail.get(key) for s in found.samples) if found else ()
+        return (v for v in values if isinstance(v, int) and v > 0)
+
+
+def builds_of(run: RunView) -> list[Build]:
+    """The builds, the largest first; by name where sizes are not known."""
+    table: dict[str, dict[tuple[str, str], ClaimView]] = {}
+    for claim in run.claims:
+        known = claim.name in PER_SET or claim.name in PER_BUILD or claim.name in _INVENTORY
+        if known and claim.params:
+            table.setdefault(claim.params[-1], {})[claim.name, ",".join(claim.params[:-1])] = claim
+    builds = [Build(name, claims) for name, claims in table.items()]
+    return sorted(builds, key=lambda b: (-(b.bits or 0.0), b.name))
+
+
+def sets_of(builds: Iterable[Build]) -> list[str]:
+    """The golden sets that builds were compared on."""
+    return sorted({set_name for b in builds for name, set_name in b.claims if name in PER_SET and set_name})
+
+
+def reference_of(claim: ClaimView) -> str:
+    """The name of what the build is compared with."""
+    names = [str(s.get("name", "")) for s in claim.measurement.get("subjects") or ()]
+    others = [n for n in names if n and n not in claim.params]
+    return others[0] if len(set(others)) == 1 else "reference"
+
+
+# --- accuracy of either arm -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """``k`` of ``n`` items right, with exact 95% limits."""
+
+    k: int
+    n: int
+    low: float
+    high: float
+
+
+def arms(claim: ClaimView | None) -> tuple[Arm, Arm] | None:
+    """New and old, out of the counts that the verdict rests on; None where it rests on none."""
+    counts = claim.verdict.get("statistics") or {} if claim else {}
+    named = [counts.get(key) for key in ("b", "c", "both_right", "n")]
+    if not all(isinstance(x, int) for x in named):
+        return None
+    b, c, both, n = named
+    return (_arm(both + b, n), _arm(both + c, n)) if n > 0 and 0 <= both + max(b, c) <= n else None
+
+
+def _arm(k: int, n: int) -> Arm:
+    return Arm(k, n, *clopper_pearson(k, n, _DESCRIPTIVE_ALPHA))
+
+
+# --- flips ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An item that one arm has right and the other wrong."""
+
+    item: str
+    target: str
+    old: str
+    new: str
+    status: str
+    badness: float
+
+
+def flips(claim: ClaimView) -> tuple[list[Flip], int]:
+    """Items right in the reference and wrong in the build, the worst first; and how many went the other way."""
+    old = {s.item: s for s in claim.samples if s.arm == "old"}
+    pairs = [(s, old[s.item]) for s in claim.samples if s.arm == "new" and s.item in old]
+    lost = [_flip(new, before) for new, before in pairs if before.value == 1 and new.value != 1]
+    gained = sum(new.value == 1 and before.value != 1 for new, before in pairs)
+    return sorted(lost, key=lambda f: (-f.badness, f.item)), gained
+
+
+def _flip(new: Sample, old: Sample) -> Flip:
+    return Flip(new.item, _target(new.detail), answer_of(old), answer_of(new), new.status, _badness(new, old))
+
+
+def answer_of(sample: Sample) -> str:
+    """What was answered, in words."""
+    detail = sample.detail
+    if isinstance(detail.get("text"), str):
+        return str(detail["text"])
+    if "pick" in detail:
+        return f"choice {detail['pick']}"
+    return str(detail.get("error") or ("nothing" if sample.value is None else f"value {sample.value:g}"))
+
+
+def _target(detail: Mapping[str, Any]) -> str:
+    if "target" in detail:
+        return str(detail["target"])
+    return f"choice {detail['answer']}" if "answer" in detail else ""
+
+
+def _badness(new: Sample, old: Sample) -> float:
+    """No answer at all is worse than a wrong one; then what is further off."""
+    rank = {"error": 3.0, "truncated": 2.0, "parse_failure": 1.0}.get(new.status, 0.0)
+    return rank + min(0.999, _distance(new.detail, old.detail))
+
+
+def _distance(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
+    """From 0 to 1: how far the wrong choice is ahead of the right one, or the share of the text that differs."""
+    scores, pick, answer = new.get("per_byte"), new.get("pick"), new.get("answer")
+    if isinstance(scores, list) and isinstance(pick, int) and isinstance(answer, int) and max(pick, answer) < len(scores):
+        gap = float(scores[pick] - scores[answer])
+        return gap / (1 + gap) if gap > 0 else 0.0
+    a, b = str(new.get("text", "")), str(old.get("text", ""))
+    longest = max(len(a), len(b), 1)
+    return 1 - (_common(a, b) + _common(a[::-1], b[::-1])) / (2 * longest)
+
+
+def _common(a: str, b: str) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,138 @@
+"""``summary.md``: the run on one page of GitHub-flavoured Markdown, at most 60 KB."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
+from harness.report.text import DASH, SYMBOLS, number, one_line, signed, span
+from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
+
+__all__ = ["LIMIT", "escape", "render"]
+
+LIMIT = 60_000  # bytes; comments and job summaries of forges end somewhere above
+_RESERVE = 4_000  # kept for the lines after the last section
+
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """One line that Markdown, HTML and a forge's autolinks all take as plain text."""
+    plain = html.escape(one_line(text, limit), quote=False)
+    plain = _SPECIAL.sub(lambda found: "\\" + found.group(), plain)
+    # An empty comment splits the text: no mention, no issue or address becomes a link.
+    plain = re.sub(r"(?<!&)([@#])", r"\1<!-- -->", plain)
+    return re.sub(r"(?i)(:)(?=//)|\b(www)(?=\.)", r"\1\2<!-- -->", plain)
+
+
+def render(run: RunView) -> str:
+    """The summary. What does not fit is counted and left to the report."""
+    pieces = [_head(run), _failing(run), _by_build(run), *_families(run)]
+    kept: list[str] = []
+    size = 0
+    for i, piece in enumerate(pieces):
+        fitted = _fit(piece, LIMIT - _RESERVE - size)
+        kept.append(fitted)
+        size += len(fitted.encode("utf-8", "backslashreplace")) + 1
+        if fitted is not piece:
+            kept.append(f"\n*Cut here to stay below {LIMIT // 1000} KB; {len(pieces) - i - 1} more sections and all else in report.html.*\n")
+            break
+    return "\n".join([*(k for k in kept if k), _foot(run)])
+
+
+def _fit(piece: str, room: int) -> str:
+    """As many whole lines as there is room for; the same object if all fit."""
+    if len(piece.encode("utf-8", "backslashreplace")) <= room:
+        return piece
+    lines, used = [], 0
+    for line in piece.splitlines():
+        used += len(line.encode("utf-8", "backslashreplace")) + 1
+        if used > room:
+            break
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _head(run: RunView) -> str:
+    code = run.provenance.get("code") or {}
+    commit = one_line(str(code.get("commit") or "not known"), 40) + (" + changes" if code.get("dirty") else "")
+    finished = one_line(str(run.facts.get("finished") or "not finished"), 40)
+    lines = [f"# {escape(run.lifecycle or 'run')}: {escape(run.tier or 'tier not known')}", ""]
+    lines += [f"> **{escape(said, 2000)}**\n" for said in warnings_of(run)]
+    lines += [f"**{escape(release(run))}**", ""]
+    lines += [" · ".join(f"{SYMBOLS.get(o, '·')} {k} {o.replace('_', ' ')}" for o, k in run.counts.items() if k or o == "holds"), ""]
+    lines += [f"commit `{commit.replace('`', '')}` · {escape(finished)} · plan `{run.plan_digest[:12] or 'missing'}`", ""]
+    return "\n".join(lines)
+
+
+def _failing(run: RunView) -> str:
+    """What does not hold comes first, each with its reason."""
+    rows = [c for c in run.claims if c.outcome != "holds"]
+    if not rows:
+        return ""
+    lines = ["## What does not hold", ""]
+    for c in rows:
+        why = f" (known: {escape(str(c.notes.get('why') or 'no reason given'))})" if c.known_failure else ""
+        lines.append(f"- {SYMBOLS.get(c.outcome, '·')} **{c.outcome.replace('_', ' ')}** {escape(c.id)}{why}: {escape(c.sentence, 300)}")
+    return "\n".join([*lines, ""])
+
+
+def _families(run: RunView) -> Iterable[str]:
+    for family, claims in run.families:
+        title = family_title(family)
+        lines = [f"## {escape(family)}{f' · {title}' if title else ''}", ""]
+        lines += _table(["", "claim", "estimate", "claimed", "n", "p", "method"], [_row(c) for c in claims])
+        yield "\n".join([*lines, ""])
+
+
+def _row(c: ClaimView) -> list[str]:
+    estimate = DASH if c.estimate is None else f"{number(c.estimate)} {span(c.low, c.high)}".strip()
+    p, _ = c.p
+    shown = f"{SYMBOLS.get(c.outcome, '·')} {escape(c.outcome.replace('_', ' '))}"
+    return [shown, escape(c.id), estimate, c.demand, str(c.n), number(p), escape(str(c.verdict.get("method") or ""))]
+
+
+def _by_build(run: RunView) -> str:
+    builds = builds_of(run)
+    if not builds:
+        return ""
+    sets = sets_of(builds)
+    extra = [name for name in PER_BUILD if any(b.claim(name) for b in builds)]
+    head = ["build", "MB", "bits/weight"]
+    head += [f"{escape(s)}: {what}" for s in sets for what in ("accuracy", "difference")]
+    lines = ["## By build", "", *_table([*head, *(PER_BUILD[name] for name in extra)], [_build(b, sets, extra) for b in builds])]
+    return "\n".join([*lines, ""])
+
+
+def _build(build: Build, sets: Sequence[str], extra: Sequence[str]) -> list[str]:
+    size = build.size_bytes
+    cells = [escape(build.name), f"{size / 1e6:.1f}" if size else DASH, number(build.bits)]
+    for name in sets:
+        claim = build.claim("accuracy", name)
+        pair = arms(claim)
+        cells.append(f"{pair[0].k}/{pair[0].n} = {number(pair[0].k / pair[0].n)}" if pair else DASH)
+        cells.append(f"{SYMBOLS.get(claim.outcome, '·')} {signed(claim.estimate)} {span(claim.low, claim.high)}" if claim else DASH)
+    return cells + [_cell(build.claim(name)) for name in extra]
+
+
+def _cell(claim: ClaimView | None) -> str:
+    return f"{SYMBOLS.get(claim.outcome, '·')} {number(claim.estimate)} {span(claim.low, claim.high)}".strip() if claim else DASH
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [_line(head), _line(["---"] * len(head)), *(_line(row) for row in rows)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    # Brackets of intervals would otherwise be free to become links with what follows.
+    return "| " + " | ".join(cells) + " |"
+
+
+def _foot(run: RunView) -> str:
+    return "\n".join([
+        "## Check it", "",
+        "Every verdict above can be derived again, offline, from the folder this file lies in (RUN):", "",
+        "```", "python -m harness recheck RUN", "```", "",
+    ])  # fmt: skip

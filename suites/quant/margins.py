@@ -1,0 +1,25 @@
+"""What the quantization gates demand unless the lifecycle file says otherwise. Fixed before data.
+
+The defaults are for 4-bit builds; ``fixtures/lifecycle.toml`` asks more of the 8-bit one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+# Points of accuracy a build may lose, by golden set: what its n can decide (python -m harness plan).
+MARGIN = defaultdict(lambda: 0.05, commonsense=0.03)
+# The share of items expected to change either way, for planning.
+PSI = defaultdict(lambda: 0.10, addresses=0.15)
+
+FLIPS = 0.25  # items that change between right and wrong, either way
+KLD_MEAN = 0.15  # nats, mean over documents
+KLD_CAP = 1.0  # nats: a document's mean counts no higher here; what is above is the tail's matter
+KLD_TAIL = (0.5, 0.05)  # at most 5% of documents above half a nat
+TOP1 = 0.20  # positions whose most likely token changes, mean over documents
+PERPLEXITY = 1.15  # ratio
+CONVERSION = 0.03  # nats between the reference file and the folder it was converted from
+
+BITS = 9.0  # per weight, over the whole file
+SPEED = 1.05  # tokens per second against the reference
+MEMORY = 0.90  # peak memory against the reference

@@ -1,0 +1,179 @@
+"""What quantization cost: accuracy, flips, distribution shift, perplexity."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness import Claim, Measurement, Sample, at_most, evals, non_inferior
+from harness.quant import fidelity
+from harness.types import Control
+from suites.quant import controls, margins
+from suites.quant.controls import DAMAGED, damaged, planted, unchanged
+
+pytestmark = pytest.mark.quant
+
+
+# --- accuracy ---------------------------------------------------------------------------------
+
+
+def _accuracy_claim(golden_set: str, build: str) -> Claim:
+    margin, psi = margins.MARGIN[golden_set], margins.PSI[golden_set]
+    text = f"{build} answers {golden_set} not worse than the reference by {margin:g} or more"
+    return Claim(f"Q1.accuracy[{golden_set},{build}]", text, non_inferior(margin), psi=psi, min_n=200)
+
+
+@pytest.mark.claim(_accuracy_claim)
+def test_accuracy_is_not_worse(claim, bench, golden_set, build):
+    claim.needs(bench.golden(golden_set).n)
+    margin = claim.claim.bound.limit
+    pairs = _pairs(bench, golden_set)
+    again = pairs(bench.settings.reference, rerun=1)
+    loss = Measurement("accuracy", evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
+    claim.check(
+        pairs(build),
+        controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss), damaged(pairs(DAMAGED))],
+    )
+
+
+def _pairs(bench, golden_set):
+    """A function: subject -> its answers paired with the reference's."""
+    old = bench.answers(bench.settings.reference, golden_set)
+
+    def pairs(name: str, rerun: int = 0) -> Measurement:
+        new = bench.answers(name, golden_set, rerun=rerun)
+        conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
+        return Measurement(f"accuracy:{golden_set}", evals.pair(new.samples, old.samples), (new.subject, old.subject), conditions)
+
+    return pairs
+
+
+def _flips_claim(golden_set: str, build: str) -> Claim:
+    text = f"{build} changes the verdict on at most {margins.FLIPS:.0%} of {golden_set}, gains and losses counted alike"
+    return Claim(f"Q1.flips[{golden_set},{build}]", text, at_most(margins.FLIPS), min_n=50)
+
+
+@pytest.mark.claim(_flips_claim)
+def test_few_items_change_either_way(claim, bench, golden_set, build):
+    claim.needs(bench.golden(golden_set).n)
+    pairs = _pairs(bench, golden_set)
+    limit, nothing = claim.claim.bound.limit, _flips(pairs(bench.settings.reference, rerun=1))
+    many = Measurement("flips", controls.with_share(nothing.samples, 2 * limit, claim.claim.id))
+    claim.check(_flips(pairs(build)), controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED)))])
+
+
+def _flips(pairs: Measurement) -> Measurement:
+    right = {arm: {s.item: s.value == 1 for s in pairs.samples if s.arm == arm} for arm in ("new", "old")}
+    rows = tuple(
+        Sample(item, float(right["new"][item] != was), detail={"old": was, "new": right["new"][item]}) for item, was in right["old"].items()
+    )
+    return Measurement("flips", rows, pairs.subjects, pairs.conditions)
+
+
+# --- distributions ----------------------------------------------------------------------------
+
+
+def _kld_claim(build: str) -> Claim:
+    text = f"the next-token distributions of {build} lie at most {margins.KLD_MEAN:g} nats from the reference's, mean over documents"
+    limit = at_most(margins.KLD_MEAN)
+    return Claim(f"Q2.kld[{build}]", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
+
+
+@pytest.mark.claim(_kld_claim)
+def test_distributions_stay_close(claim, bench, build):
+    _fidelity(claim, bench, build, "kld_mean", lambda rows: fidelity.kld_samples(rows, margins.KLD_CAP), top=margins.KLD_CAP)
+
+
+def _top1_claim(build: str) -> Claim:
+    text = f"{build} prefers another token at no more than {margins.TOP1:.0%} of positions, mean over documents"
+    return Claim(f"Q2.top1[{build}]", text, at_most(margins.TOP1), estimand="bounded_mean", support=(0.0, 1.0), min_n=100)
+
+
+@pytest.mark.claim(_top1_claim)
+def test_the_likeliest_token_stays(claim, bench, build):
+    _fidelity(claim, bench, build, "top1", fidelity.top1_samples, top=1.0)
+
+
+def _fidelity(claim, bench, build, metric, samples, top):
+    """One leg over the documents, with both controls; the planted shift is twice the bound."""
+    reference, limit = bench.settings.reference, claim.claim.bound.limit
+    claim.needs(bench.golden(bench.settings.texts).n)
+
+    def measure(name: str, rerun: int = 0) -> Measurement:
+        subjects = (bench.subject(name), bench.subject(reference))
+        return Measurement(metric, samples(bench.distributions(name, reference, rerun=rerun)), subjects, {"texts": bench.settings.texts})
+
+    nothing = measure(reference, rerun=1)
+    more = Measurement(metric, controls.shifted(nothing.samples, 2 * limit, top))
+    claim.check(measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED))])
+
+
+def _tail_claim(build: str) -> Claim:
+    above, share = margins.KLD_TAIL
+    return Claim(f"Q2.tail[{build}]", f"{build} is further than {above:g} nats off on at most {share:.0%} of documents", at_most(share), min_n=59)
+
+
+@pytest.mark.claim(_tail_claim)
+def test_no_tail_of_broken_documents(claim, bench, build):
+    above, reference = margins.KLD_TAIL[0], bench.settings.reference
+    claim.needs(bench.golden(bench.settings.texts).n)
+
+    def measure(name: str, rerun: int = 0) -> Measurement:
+        rows = fidelity.tail_samples(bench.distributions(name, reference, rerun=rerun), above)
+        return Measurement("kld_tail", rows, (bench.subject(name), bench.subject(reference)), {"above": above})
+
+    nothing = measure(reference, rerun=1)
+    share = 4 * claim.claim.bound.limit
+    many = Measurement("kld_tail", controls.with_share(nothing.samples, share, claim.claim.id))
+    claim.check(measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED))])
+
+
+def _perplexity_claim(build: str) -> Claim:
+    text = f"the perplexity of {build} is at most {margins.PERPLEXITY:g} times the reference's, token-weighted over documents"
+    return Claim(f"Q3.perplexity[{build}]", text, at_most(margins.PERPLEXITY), estimand="log_ratio", min_n=50)
+
+
+@pytest.mark.claim(_perplexity_claim)
+def test_perplexity_ratio(claim, bench, build):
+    reference, limit = bench.settings.reference, math.log(claim.claim.bound.limit)
+    claim.needs(bench.golden(bench.settings.texts).n)
+
+    def measure(name: str, rerun: int = 0) -> Measurement:
+        rows = fidelity.log_ratio_samples(bench.distributions(name, reference, rerun=rerun))
+        return Measurement("log_perplexity", rows, (bench.subject(name), bench.subject(reference)), {"texts": bench.settings.texts})
+
+    again = measure(reference, rerun=1)
+    # A rerun that agrees to the last bit has no variance and decides nothing, so noise of mean zero joins it.
+    still = Measurement("log_perplexity", controls.per_token(again.samples, 0.0, limit / 2, claim.claim.id))
+    worse = Measurement("log_perplexity", controls.per_token(again.samples, 2 * limit, limit / 2, claim.claim.id))
+    claim.check(
+        measure(build),
+        controls=[
+            Control("A/A: the reference against itself, read again", controls.NOT_FAILS, again),
+            Control("A/A with noise of mean zero", controls.HOLDS, still),
+            planted("the bound squared", worse),
+            damaged(measure(DAMAGED)),
+        ],
+    )
+
+
+def _conversion_claim() -> Claim:
+    text = f"the reference file says what the folder it was converted from says: at most {margins.CONVERSION:g} nats apart"
+    limit = at_most(margins.CONVERSION)
+    return Claim("Q2.conversion", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
+
+
+@pytest.mark.claim(_conversion_claim)
+def test_the_reference_is_the_tuned_model(claim, bench):
+    """A wrong conversion would make every comparison with the reference true and worthless."""
+    source = bench.converted_from()
+    reference = bench.settings.reference
+
+    def measure(name: str) -> Measurement:
+        rows = fidelity.kld_samples(bench.distributions(name, source), margins.KLD_CAP)
+        return Measurement("kld_mean", rows, (bench.subject(name), bench.subject(source)), {"engines": "two: see subjects"})
+
+    honest = measure(reference)
+    more = Measurement("kld_mean", controls.shifted(honest.samples, 2 * claim.claim.bound.limit, margins.KLD_CAP))
+    claim.check(honest, controls=[planted("twice the bound", more)])
