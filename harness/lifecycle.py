@@ -100,7 +100,7 @@ class Workbench:
             return self._gguf(recipe, "tuned", lambda src, out: gguf.convert(src, out, dtype="f16"))
         if recipe == "damaged":
             return self._damaged(argument)
-        known = [f"gguf-{kind}" for kind in gguf.KINDS]
+        known = [f"gguf-{kind}" for kind in ("q8_0", "q4_0", "q4_k_m")]
         if recipe not in known:
             raise ConfigError(f"recipe:{spec.location}: {nearest(recipe, ['base', 'tuned', 'gguf-f16', *known])}")
         kind = recipe.removeprefix("gguf-")

@@ -95,7 +95,7 @@ def _options(config: pytest.Config, name: str) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marker; everything else waits for a claim."""
-    config.addinivalue_line("markers", "claim(claim): what this test claims: a Claim, or a function of its parameters")
+    config.addinivalue_line("markers", "claim(claim): what this test claims, a Claim; each=function makes one from the test's parameters")
 
 
 def settings_of(config: pytest.Config) -> Settings:
@@ -118,11 +118,12 @@ def _claim_of(item: pytest.Item) -> Claim | None:
     mark = item.get_closest_marker("claim")
     if mark is None:
         return None
-    if len(mark.args) != 1 or mark.kwargs:
-        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.claim takes one Claim, or a function that returns one")
-    made = mark.args[0]
-    if callable(made):
-        made = made(**getattr(getattr(item, "callspec", None), "params", {}))
+    if len(mark.args) == 1 and not mark.kwargs:
+        made = mark.args[0]
+    elif not mark.args and set(mark.kwargs) == {"each"}:
+        made = mark.kwargs["each"](**getattr(getattr(item, "callspec", None), "params", {}))
+    else:
+        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.claim takes one Claim, or each=a function of the test's parameters")
     if not isinstance(made, Claim):
         raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.claim got {type(made).__name__}, expected a Claim")
     return made
@@ -391,7 +392,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if handle is None or handle.verdict is not None or call.when == "teardown":
         return report  # type: ignore[return-value]
     if report.failed or report.skipped:  # type: ignore[attr-defined]
-        what = str(call.excinfo.value) if call.excinfo is not None else "no reason given"
+        what = call.excinfo.exconly() if call.excinfo is not None else "no reason given"
         _error(handle, report, "exception" if report.failed else "skipped", what)  # type: ignore[attr-defined]
     elif call.when == "call":
         _error(handle, report, "never_checked", "claim never checked: the test ended without claim.check(measurement)")

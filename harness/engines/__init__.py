@@ -37,7 +37,7 @@ _NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         ("llama-cpp-python", "Jinja2", "numpy"),
         INSTALL_LLAMACPP,
     ),
-    "openai": (("aiohttp",), ("aiohttp",), 'python -m pip install "lifecycle-harness"'),
+    "openai": (("aiohttp",), ("aiohttp",), 'python -m pip install "lifecycle-harness[openai]"'),
     "fake": ((), (), "nothing to install"),
 }
 

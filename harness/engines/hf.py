@@ -125,9 +125,14 @@ class HF:
 
     # --- generation ------------------------------------------------------------------------------
 
-    def tokenize(self, text: str, add_special: bool = True) -> list[int]:
-        """Token ids; ``add_special`` adds a beginning-of-sequence token if the tokenizer has the habit."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=add_special)["input_ids"]
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids. ``add_special`` adds a beginning-of-sequence token if the tokenizer has the habit;
+        ``parse_special`` reads marks like ``<|im_start|>`` as single tokens.
+        """
+        tokenizer = self._tokenizer
+        ids: list[int] = tokenizer(text, add_special_tokens=add_special, split_special_tokens=not parse_special)[
+            "input_ids"
+        ]
         return ids
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:

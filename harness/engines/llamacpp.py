@@ -21,9 +21,9 @@ from harness.engines.common import (
     rng_for,
     token_digest,
 )
+from harness.engines.gguf_header import Header, file_type, read_header
 from harness.engines.scoring import Branch, Item, Slice, collect, item_of
 from harness.errors import EngineError, SubjectError
-from harness.quant.gguf import Header, file_type, read_header
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
 
 __all__ = ["LlamaCpp"]
@@ -35,6 +35,8 @@ class LlamaCpp:
     ``n_ctx`` is the number of tokens in the cache, shared by all sequences of a batch; ``n_seq``
     the most sequences decoded together; ``n_batch`` the most tokens in one call. All three decide
     what is computed together, hence the last digits: they are conditions of a measurement.
+    ``cache`` "f16" is llama.cpp's default, with flash attention, which rounds keys and values to
+    f16 whatever the cache holds; "f32" turns both off, to compare with another engine.
 
     Raises SubjectError if the file is unusable, MissingNeed without llama-cpp-python.
     """
@@ -48,14 +50,17 @@ class LlamaCpp:
         n_batch: int = 512,
         threads: int = 2,
         seed: int = 0,
+        cache: str = "f16",
     ) -> None:
+        if cache not in ("f16", "f32"):
+            raise EngineError(f"cache = {cache!r}, expected 'f16' or 'f32'")
         if min(n_ctx, n_seq, n_batch, threads) < 1 or n_batch > n_ctx:
             raise EngineError(
                 f"n_ctx = {n_ctx}, n_seq = {n_seq}, n_batch = {n_batch}, threads = {threads}: "
                 "expected at least 1 each, and n_batch <= n_ctx"
             )
         self.path, self.n_ctx, self.n_seq, self.n_batch = Path(path), n_ctx, n_seq, n_batch
-        self.threads, self.seed = threads, seed
+        self.threads, self.seed, self.cache = threads, seed, cache
         self._model: Any = None
         self._context: Any = None
         self._header: Header = read_header(path)
@@ -80,6 +85,9 @@ class LlamaCpp:
         context.n_ctx, context.n_batch, context.n_ubatch = self.n_ctx, self.n_batch, self.n_batch
         context.n_seq_max, context.kv_unified = self.n_seq, True
         context.n_threads = context.n_threads_batch = self.threads
+        if self.cache == "f32":
+            context.type_k = context.type_v = 0  # GGML_TYPE_F32
+            context.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = lib.llama_init_from_model(self._model, context)
         if not self._context:
             error = self._load_error(f"no context of n_ctx = {self.n_ctx}, n_seq = {self.n_seq} could be made")
@@ -325,6 +333,7 @@ class LlamaCpp:
             "n_seq": str(self.n_seq),
             "n_ctx": str(self.n_ctx),
             "n_batch": str(self.n_batch),
+            "cache": self.cache,
             "seed": str(self.seed),
             "policy": "static batches by length, longest first; shared prefixes computed once; unified cache",
         }

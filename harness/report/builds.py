@@ -98,11 +98,11 @@ class Arm:
 def arms(claim: ClaimView | None) -> tuple[Arm, Arm] | None:
     """New and old, out of the counts that the verdict rests on; None where it rests on none."""
     counts = claim.verdict.get("statistics") or {} if claim else {}
-    named = [counts.get(key) for key in ("b", "c", "both_right", "n")]
-    if not all(isinstance(x, int) for x in named):
+    named = [x for key in ("b", "c", "both_right", "n") if isinstance(x := counts.get(key), int)]
+    if len(named) < 4:
         return None
     b, c, both, n = named
-    return (_arm(both + b, n), _arm(both + c, n)) if n > 0 and 0 <= both + max(b, c) <= n else None
+    return (_arm(both + b, n), _arm(both + c, n)) if n > 0 and 0 <= both + min(b, c) <= both + max(b, c) <= n else None
 
 
 def _arm(k: int, n: int) -> Arm:
@@ -162,7 +162,8 @@ def _badness(new: Sample, old: Sample) -> float:
 def _distance(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
     """From 0 to 1: how far the wrong choice is ahead of the right one, or the share of the text that differs."""
     scores, pick, answer = new.get("per_byte"), new.get("pick"), new.get("answer")
-    if isinstance(scores, list) and isinstance(pick, int) and isinstance(answer, int) and max(pick, answer) < len(scores):
+    indexed = isinstance(pick, int) and isinstance(answer, int)
+    if isinstance(scores, list) and indexed and max(pick, answer) < len(scores):
         gap = float(scores[pick] - scores[answer])
         return gap / (1 + gap) if gap > 0 else 0.0
     a, b = str(new.get("text", "")), str(old.get("text", ""))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
-from harness.report.text import DASH, SYMBOLS, number, one_line, signed, span
+from harness.report.text import DASH, SYMBOLS, number, one_line, span
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
 __all__ = ["LIMIT", "escape", "render"]
@@ -37,7 +37,8 @@ def render(run: RunView) -> str:
         kept.append(fitted)
         size += len(fitted.encode("utf-8", "backslashreplace")) + 1
         if fitted is not piece:
-            kept.append(f"\n*Cut here to stay below {LIMIT // 1000} KB; {len(pieces) - i - 1} more sections and all else in report.html.*\n")
+            more = len(pieces) - i - 1
+            kept.append(f"\n*Cut here to stay below {LIMIT // 1000} KB; {more} more sections are in report.html.*\n")
             break
     return "\n".join([*(k for k in kept if k), _foot(run)])
 
@@ -62,9 +63,14 @@ def _head(run: RunView) -> str:
     lines = [f"# {escape(run.lifecycle or 'run')}: {escape(run.tier or 'tier not known')}", ""]
     lines += [f"> **{escape(said, 2000)}**\n" for said in warnings_of(run)]
     lines += [f"**{escape(release(run))}**", ""]
-    lines += [" · ".join(f"{SYMBOLS.get(o, '·')} {k} {o.replace('_', ' ')}" for o, k in run.counts.items() if k or o == "holds"), ""]
-    lines += [f"commit `{commit.replace('`', '')}` · {escape(finished)} · plan `{run.plan_digest[:12] or 'missing'}`", ""]
+    lines += [" · ".join(f"{_shown(o)}: {k}" for o, k in run.counts.items() if k or o == "holds"), ""]
+    plan = run.plan_digest[:12] or "missing"
+    lines += [f"commit `{commit.replace('`', '')}` · {escape(finished)} · plan `{plan}`", ""]
     return "\n".join(lines)
+
+
+def _shown(outcome: str) -> str:
+    return f"{SYMBOLS.get(outcome, '·')} {escape(outcome.replace('_', ' '))}"
 
 
 def _failing(run: RunView) -> str:
@@ -75,7 +81,7 @@ def _failing(run: RunView) -> str:
     lines = ["## What does not hold", ""]
     for c in rows:
         why = f" (known: {escape(str(c.notes.get('why') or 'no reason given'))})" if c.known_failure else ""
-        lines.append(f"- {SYMBOLS.get(c.outcome, '·')} **{c.outcome.replace('_', ' ')}** {escape(c.id)}{why}: {escape(c.sentence, 300)}")
+        lines.append(f"- **{_shown(c.outcome)}** {escape(c.id)}{why}: {escape(c.sentence, 300)}")
     return "\n".join([*lines, ""])
 
 
@@ -90,8 +96,8 @@ def _families(run: RunView) -> Iterable[str]:
 def _row(c: ClaimView) -> list[str]:
     estimate = DASH if c.estimate is None else f"{number(c.estimate)} {span(c.low, c.high)}".strip()
     p, _ = c.p
-    shown = f"{SYMBOLS.get(c.outcome, '·')} {escape(c.outcome.replace('_', ' '))}"
-    return [shown, escape(c.id), estimate, c.demand, str(c.n), number(p), escape(str(c.verdict.get("method") or ""))]
+    method = escape(str(c.verdict.get("method") or ""))
+    return [_shown(c.outcome), escape(c.id), estimate, escape(c.demand), str(c.n), number(p), method]
 
 
 def _by_build(run: RunView) -> str:
@@ -102,7 +108,8 @@ def _by_build(run: RunView) -> str:
     extra = [name for name in PER_BUILD if any(b.claim(name) for b in builds)]
     head = ["build", "MB", "bits/weight"]
     head += [f"{escape(s)}: {what}" for s in sets for what in ("accuracy", "difference")]
-    lines = ["## By build", "", *_table([*head, *(PER_BUILD[name] for name in extra)], [_build(b, sets, extra) for b in builds])]
+    table = _table([*head, *(PER_BUILD[name] for name in extra)], [_build(b, sets, extra) for b in builds])
+    lines = ["## By build", "", *table]
     return "\n".join([*lines, ""])
 
 
@@ -113,12 +120,14 @@ def _build(build: Build, sets: Sequence[str], extra: Sequence[str]) -> list[str]
         claim = build.claim("accuracy", name)
         pair = arms(claim)
         cells.append(f"{pair[0].k}/{pair[0].n} = {number(pair[0].k / pair[0].n)}" if pair else DASH)
-        cells.append(f"{SYMBOLS.get(claim.outcome, '·')} {signed(claim.estimate)} {span(claim.low, claim.high)}" if claim else DASH)
+        cells.append(_cell(claim))
     return cells + [_cell(build.claim(name)) for name in extra]
 
 
 def _cell(claim: ClaimView | None) -> str:
-    return f"{SYMBOLS.get(claim.outcome, '·')} {number(claim.estimate)} {span(claim.low, claim.high)}".strip() if claim else DASH
+    if claim is None:
+        return DASH
+    return f"{SYMBOLS.get(claim.outcome, '·')} {number(claim.estimate)} {span(claim.low, claim.high)}".strip()
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -126,7 +135,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    # Brackets of intervals would otherwise be free to become links with what follows.
     return "| " + " | ".join(cells) + " |"
 
 

@@ -7,13 +7,12 @@ the seal that is made after it, are not read: rendering again gives the same byt
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +261,8 @@ def of_record(record: Mapping[str, Any], file: str = "") -> ClaimView:
         reason=str(verdict.get("reason") or ""), sentence=str(verdict.get("sentence") or ""),
         estimand=str(claim.get("estimand") or ""), bound=claim.get("bound") or {}, min_n=claim.get("min_n"),
         verdict=verdict, measurement=measurement or {}, provenance=record.get("provenance") or {},
-        notes=record.get("notes") or {}, tier=str(record.get("tier") or ""), plan=str(record.get("plan") or ""), file=file,
+        notes=record.get("notes") or {}, tier=str(record.get("tier") or ""), plan=str(record.get("plan") or ""),
+        file=file,
     )  # fmt: skip
 
 
@@ -276,8 +276,6 @@ def _lost(name: str, claim: Mapping[str, Any]) -> ClaimView:
 def _with_rows(run: Path, claim: ClaimView) -> ClaimView:
     if claim.estimand not in _WITH_ROWS or not claim.measurement:
         return claim
-    from dataclasses import replace
-
     try:
         return replace(claim, samples=_rows(run, claim.measurement["samples"]))
     except (OSError, EOFError, zlib.error, KeyError, TypeError, ValueError) as error:

@@ -112,7 +112,8 @@ def bounded_mean_interval(
         if mean == end or bounded_mean_tests(values, support, near_end, order, gap)[side] > alpha:
             return end
         near_mean = mean + (end - mean) * 1e-9
-        return bisect(lambda u: bounded_mean_tests(values, support, u, order, gap)[side] - alpha, near_mean, near_end)
+        left, right = sorted((near_mean, near_end))
+        return bisect(lambda u: bounded_mean_tests(values, support, u, order, gap)[side] - alpha, left, right)
 
     return Interval(crossing(lo, 1), crossing(hi, 0))
 

@@ -45,9 +45,7 @@ def cluster_mean(values: Sequence[float], clusters: Sequence[Hashable], alpha: f
     return ratio_estimator(values, [1.0] * len(values), clusters, alpha)
 
 
-def ratio_estimator(
-    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable], alpha: float
-) -> MeanResult:
+def ratio_estimator(numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable], alpha: float) -> MeanResult:
     """Sum of numerators over sum of denominators, with clustered standard error and limits.
 
     With log-likelihood differences over token counts this is ln(PPL_new / PPL_old).
@@ -74,9 +72,7 @@ def ratio_estimator(
     return MeanResult(estimate, se, estimate - half, estimate + half, count - 1, _skewness(residuals))
 
 
-def t_test_p(
-    estimate: float, se: float, df: float, theta0: float, direction: Direction = "below"
-) -> Tests:
+def t_test_p(estimate: float, se: float, df: float, theta0: float, direction: Direction = "below") -> Tests:
     """p-values of "the parameter is below (or above) theta0".
 
     Assumes: (estimate - parameter) / se is Student t with df degrees of freedom; se > 0.
@@ -96,9 +92,7 @@ def _skewness(values: Sequence[float]) -> float:
     return third / second**1.5 if second > 0 else 0.0
 
 
-def _check_units(
-    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable]
-) -> None:
+def _check_units(numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable]) -> None:
     if not len(numerators) == len(denominators) == len(clusters) > 0:
         raise ValueError(
             f"{len(numerators)} numerators, {len(denominators)} denominators, {len(clusters)} clusters; "

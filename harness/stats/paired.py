@@ -133,9 +133,7 @@ def _z(b: int, c: int, n: int, delta0: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def tango_interval(
-    b: int, c: int, n: int, alpha: float, algorithm: Literal["roots", "quartic"] = "roots"
-) -> Interval:
+def tango_interval(b: int, c: int, n: int, alpha: float, algorithm: Literal["roots", "quartic"] = "roots") -> Interval:
     """Score limits of delta, two-sided at 1 - 2 alpha. For display: the exact p decides.
 
     Assumes: n independent items.
@@ -147,13 +145,16 @@ def tango_interval(
     z = normal_quantile(1 - alpha)
     if b + c == 0:
         return Interval(-z * z / (n + z * z), z * z / (n + z * z))
+    if b == n:
+        return Interval((n - z * z) / (n + z * z), 1.0)
+    if c == n:
+        return Interval(-1.0, (z * z - n) / (n + z * z))
     if algorithm == "quartic":
         roots = _quartic_roots(_tango_quartic(b, c, n, Fraction(z) ** 2))
-        low, high = min(roots), max(roots)
-    else:
-        low = bisect(lambda d: _z(b, c, n, d) - z, math.nextafter(-1, 0), (b - c) / n) if c < n else -1.0
-        high = bisect(lambda d: _z(b, c, n, d) + z, (b - c) / n, math.nextafter(1, 0)) if b < n else 1.0
-    return Interval(-1.0 if c == n else low, 1.0 if b == n else high)
+        return Interval(min(roots), max(roots))
+    estimate, edge = (b - c) / n, math.nextafter(1, 0)
+    low = bisect(lambda d: _z(b, c, n, d) - z, -edge, estimate)
+    return Interval(low, bisect(lambda d: _z(b, c, n, d) + z, estimate, edge))
 
 
 def _tango_quartic(b: int, c: int, n: int, g: Fraction) -> tuple[Fraction, ...]:
@@ -223,9 +224,7 @@ def _hybrid(x: float, y: float, phi: float) -> float:
 # --- the exact unconditional test -----------------------------------------------------------------
 
 
-def noninferiority(
-    b: int, c: int, n: int, delta0: float, *, decide_at: float | None = None, slack: float | None = None
-) -> ExactTests:
+def noninferiority(b: int, c: int, n: int, delta0: float, *, decide_at: float | None = None, slack: float | None = None) -> ExactTests:
     """Exact unconditional p-values of "delta > delta0", as rigorous brackets at most ``slack`` wide.
 
     With ``decide_at`` a bracket is refined until it lies on one side of that level, or is ``slack`` wide.
@@ -321,11 +320,7 @@ def _monotone(starts: Sequence[int]) -> bool:
 def _values_between(n: int, delta0: float, z_low: float, z_high: float) -> list[float]:
     """The values of Z in [z_low, z_high), in order."""
     lows, highs = _starts(n, delta0, z_low), _starts(n, delta0, z_high)
-    return sorted(
-        _z(b, m - b, n, delta0)
-        for m, (low, high) in enumerate(zip(lows, highs, strict=True))
-        for b in range(low, high)
-    )
+    return sorted(_z(b, m - b, n, delta0) for m, (low, high) in enumerate(zip(lows, highs, strict=True)) for b in range(low, high))
 
 
 def _supremum(starts: Sequence[int], delta0: float, slack: float, decide_at: float | None) -> Bracket:
@@ -405,9 +400,7 @@ def _row(m: int, n: int, starts: Sequence[int]) -> _Row:
     return _Row(False, (m + 1) / (m + 2 - start), 1.0, odds)
 
 
-def _upwards(
-    rows: Sequence[_Row], psi: float, share: float, weight: float, tail: float, chance: float
-) -> float:
+def _upwards(rows: Sequence[_Row], psi: float, share: float, weight: float, tail: float, chance: float) -> float:
     """Sum of weight times tail, from the given row on."""
     odds, rest, total = psi / (1 - psi), 1 - share, weight * tail
     for rises, ratio, gain, step in rows:
@@ -418,9 +411,7 @@ def _upwards(
     return total
 
 
-def _downwards(
-    rows: Sequence[_Row], psi: float, share: float, weight: float, tail: float, chance: float
-) -> float:
+def _downwards(rows: Sequence[_Row], psi: float, share: float, weight: float, tail: float, chance: float) -> float:
     """Sum of weight times tail over the rows before the given one."""
     odds, rest, total = psi / (1 - psi), 1 - share, 0.0
     for rises, ratio, gain, step in reversed(rows):

@@ -132,9 +132,7 @@ def _mcnemar_table(alpha: float, n: int) -> tuple[int, ...]:
 # --- a proportion ---------------------------------------------------------------------------------
 
 
-def proportion_n(
-    p0: float, p1: float, alpha: float, power: float, side: Literal["at_least", "at_most"]
-) -> ProportionPlan:
+def proportion_n(p0: float, p1: float, alpha: float, power: float, side: Literal["at_least", "at_most"]) -> ProportionPlan:
     """The n that shows "the proportion is at least (at most) p0" when it truly is p1.
 
     Assumes: 0 < p0 < 1; p1 above p0 for at_least, below for at_most.
@@ -182,9 +180,7 @@ def proportion_min_n(p0: float, alpha: float) -> int:
 # --- bounded means, ratios, families --------------------------------------------------------------
 
 
-def betting_min_n(
-    value: float, u: float, support: tuple[float, float], alpha: float, gap: float | None = None
-) -> int:
+def betting_min_n(value: float, u: float, support: tuple[float, float], alpha: float, gap: float | None = None) -> int:
     """The units that show "the mean is below u" by betting when every unit equals ``value``.
 
     Assumes: lo <= value < u < hi; needs fewer than a million units.

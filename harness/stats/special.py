@@ -135,7 +135,7 @@ def normal_sf(z: float) -> float:
 def bisect(f: Callable[[float], float], low: float, high: float) -> float:
     """The point between low and high where f changes sign, to the last representable digit.
 
-    Assumes: f is monotone there, rising or falling. Without a change of sign: the end where f is nearer to 0.
+    Assumes: low <= high; f is monotone there, rising or falling. Without a change of sign: the end where f is nearer to 0.
     """
     at_low, at_high = f(low), f(high)
     if at_low == 0 or at_high == 0 or (at_low > 0) == (at_high > 0):

@@ -7,7 +7,10 @@ import pytest
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
 from harness.gguf import bits_per_weight, file_type, read_header
 from harness.quant import footprint
-from harness.quant.gguf import recipe_of, tensor_fallbacks
+from harness.quant.gguf import tensor_fallbacks
+
+def recipe_of(h): return "gguf-"+file_type(h).lower()
+
 from suites.quant import controls, margins
 
 pytestmark = pytest.mark.quant
@@ -17,7 +20,7 @@ def _bits_claim(build: str) -> Claim:
     return Claim(f"Q4.bits[{build}]", f"{build} spends at most {margins.BITS:g} bits a weight over the whole file", at_most(margins.BITS), estimand="exact")
 
 
-@pytest.mark.claim(_bits_claim)
+@pytest.mark.claim(each=_bits_claim)
 def test_it_is_as_small_as_it_says(claim, bench, build):
     reference = bench.settings.reference
     posing = Control("planted: the reference posing as the build", controls.FAILS, _bits(bench, reference))
@@ -38,7 +41,7 @@ def _types_claim(build: str) -> Claim:
     return Claim(f"Q4.types[{build}]", f"each matrix of {build} has its recipe's type or the fallback its row length forces", identical())
 
 
-@pytest.mark.claim(_types_claim)
+@pytest.mark.claim(each=_types_claim)
 def test_every_tensor_is_quantized(claim, bench, build):
     recipe = recipe_of(read_header(bench.gguf_path(build)))
     posing = Control("planted: the reference posing as the build", controls.FAILS, _types(bench, bench.settings.reference, recipe))
@@ -65,7 +68,7 @@ def _speed_claim(build: str) -> Claim:
     return Claim(f"Q5.speed[{build}]", text, at_least(margins.SPEED), estimand="run_ratio", min_n=4, tags=("timing",))
 
 
-@pytest.mark.claim(_speed_claim)
+@pytest.mark.claim(each=_speed_claim)
 def test_it_is_faster_here(claim, bench, build):
     _gain(claim, bench, build, "tokens_per_s")
 
@@ -75,7 +78,7 @@ def _memory_claim(build: str) -> Claim:
     return Claim(f"Q5.memory[{build}]", text, at_most(margins.MEMORY), estimand="run_ratio", min_n=4)
 
 
-@pytest.mark.claim(_memory_claim)
+@pytest.mark.claim(each=_memory_claim)
 def test_it_takes_less_memory_here(claim, bench, build):
     _gain(claim, bench, build, "peak_bytes")
 

@@ -22,7 +22,7 @@ def _golden_claim(any_set: str) -> Claim:
     return Claim(f"G1.golden[{any_set}]", f"the golden set {any_set} is, byte for byte, the one a person approved", identical())
 
 
-@pytest.mark.claim(_golden_claim)
+@pytest.mark.claim(each=_golden_claim)
 def test_golden_set_is_the_approved_one(claim, bench, any_set):
     entry = golden.manifest_entry(any_set, bench.settings.golden)
     detail = {"expected": entry["sha256"], "licence": entry["licence"], "n": entry["n"]}
@@ -42,7 +42,7 @@ def _sample_claim(golden_set: str) -> Claim:
     return Claim(f"E7.sample[{golden_set}]", text, at_least(0.80), estimand="exact")
 
 
-@pytest.mark.claim(_sample_claim)
+@pytest.mark.claim(each=_sample_claim)
 def test_the_set_is_large_enough_for_its_margin(claim, bench, golden_set):
     n, margin, psi = golden.load(golden_set, bench.settings.golden).n, MARGIN[golden_set], PSI[golden_set]
     power = bench.cached("power", {"n": n, "margin": margin, "psi": psi}, lambda: plan.ni_power(n, margin, psi, 0.05))
@@ -59,7 +59,7 @@ def _size_claim(golden_set: str) -> Claim:
     return Claim(f"E6.size[{golden_set}]", text, at_most(0.05), estimand="exact")
 
 
-@pytest.mark.claim(_size_claim)
+@pytest.mark.claim(each=_size_claim)
 def test_the_gate_has_its_error_rate(claim, bench, golden_set):
     n, margin = bench.golden(golden_set).n, MARGIN[golden_set]
 
@@ -88,7 +88,7 @@ def _sidecar_claim(subject: str) -> Claim:
     return Claim(f"Q6.sidecar[{subject}]", text, identical())
 
 
-@pytest.mark.claim(_sidecar_claim)
+@pytest.mark.claim(each=_sidecar_claim)
 def test_tokenizer_and_template_survive(claim, bench, subject):
     prompts = [p for name in bench.settings.sets for p in bench.rendered_prompts(name)]
     source = bench.sidecar_source(subject)
@@ -112,7 +112,7 @@ def _conditions_claim(golden_set: str, build: str) -> Claim:
     return Claim(f"E3.conditions[{golden_set},{build}]", text, identical())
 
 
-@pytest.mark.claim(_conditions_claim)
+@pytest.mark.claim(each=_conditions_claim)
 def test_both_arms_ran_under_the_same_conditions(claim, bench, golden_set, build):
     new, old = bench.answers(build, golden_set), bench.answers(bench.settings.reference, golden_set)
     other = {**old.conditions, "order": "as in the file"}

@@ -24,7 +24,7 @@ def _accuracy_claim(golden_set: str, build: str) -> Claim:
     return Claim(f"Q1.accuracy[{golden_set},{build}]", text, non_inferior(margin), psi=psi, min_n=200)
 
 
-@pytest.mark.claim(_accuracy_claim)
+@pytest.mark.claim(each=_accuracy_claim)
 def test_accuracy_is_not_worse(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
     margin = claim.claim.bound.limit
@@ -54,7 +54,7 @@ def _flips_claim(golden_set: str, build: str) -> Claim:
     return Claim(f"Q1.flips[{golden_set},{build}]", text, at_most(margins.FLIPS), min_n=50)
 
 
-@pytest.mark.claim(_flips_claim)
+@pytest.mark.claim(each=_flips_claim)
 def test_few_items_change_either_way(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
     pairs = _pairs(bench, golden_set)
@@ -80,7 +80,7 @@ def _kld_claim(build: str) -> Claim:
     return Claim(f"Q2.kld[{build}]", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
 
 
-@pytest.mark.claim(_kld_claim)
+@pytest.mark.claim(each=_kld_claim)
 def test_distributions_stay_close(claim, bench, build):
     _fidelity(claim, bench, build, "kld_mean", lambda rows: fidelity.kld_samples(rows, margins.KLD_CAP), top=margins.KLD_CAP)
 
@@ -90,7 +90,7 @@ def _top1_claim(build: str) -> Claim:
     return Claim(f"Q2.top1[{build}]", text, at_most(margins.TOP1), estimand="bounded_mean", support=(0.0, 1.0), min_n=100)
 
 
-@pytest.mark.claim(_top1_claim)
+@pytest.mark.claim(each=_top1_claim)
 def test_the_likeliest_token_stays(claim, bench, build):
     _fidelity(claim, bench, build, "top1", fidelity.top1_samples, top=1.0)
 
@@ -114,7 +114,7 @@ def _tail_claim(build: str) -> Claim:
     return Claim(f"Q2.tail[{build}]", f"{build} is further than {above:g} nats off on at most {share:.0%} of documents", at_most(share), min_n=59)
 
 
-@pytest.mark.claim(_tail_claim)
+@pytest.mark.claim(each=_tail_claim)
 def test_no_tail_of_broken_documents(claim, bench, build):
     above, reference = margins.KLD_TAIL[0], bench.settings.reference
     claim.needs(bench.golden(bench.settings.texts).n)
@@ -134,7 +134,7 @@ def _perplexity_claim(build: str) -> Claim:
     return Claim(f"Q3.perplexity[{build}]", text, at_most(margins.PERPLEXITY), estimand="log_ratio", min_n=50)
 
 
-@pytest.mark.claim(_perplexity_claim)
+@pytest.mark.claim(each=_perplexity_claim)
 def test_perplexity_ratio(claim, bench, build):
     reference, limit = bench.settings.reference, math.log(claim.claim.bound.limit)
     claim.needs(bench.golden(bench.settings.texts).n)
@@ -164,7 +164,7 @@ def _conversion_claim() -> Claim:
     return Claim("Q2.conversion", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
 
 
-@pytest.mark.claim(_conversion_claim)
+@pytest.mark.claim(each=_conversion_claim)
 def test_the_reference_is_the_tuned_model(claim, bench):
     """A wrong conversion would make every comparison with the reference true and worthless."""
     source = bench.converted_from()

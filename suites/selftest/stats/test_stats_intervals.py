@@ -35,9 +35,7 @@ def test_limits_are_the_tests_inverted() -> None:
     low, high = clopper_pearson(12, 40, 0.05)
     assert proportion_tests(12, 40, low)[0] == pytest.approx(0.05, rel=1e-9)
     assert proportion_tests(12, 40, high)[1] == pytest.approx(0.05, rel=1e-9)
-    assert proportion_tests(12, 40, 0.2) == pytest.approx(
-        (stats.binom.sf(11, 40, 0.2), stats.binom.cdf(12, 40, 0.2)), rel=1e-11
-    )
+    assert proportion_tests(12, 40, 0.2) == pytest.approx((stats.binom.sf(11, 40, 0.2), stats.binom.cdf(12, 40, 0.2)), rel=1e-11)
 
 
 def test_zero_events() -> None:

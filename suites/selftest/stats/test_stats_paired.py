@@ -100,9 +100,7 @@ def test_newcombe_bentur() -> None:
     assert newcombe(1, 1, 7, 12, 0.025) == pytest.approx((-0.5069202267, -0.0255591242), abs=6e-11)
 
 
-@pytest.mark.parametrize(
-    ("b", "c", "two_sided"), [(1, 7, 0.0703125), (6, 16, 0.0524787903), (70, 59, 0.378688), (0, 6, 2**-5)]
-)
+@pytest.mark.parametrize(("b", "c", "two_sided"), [(1, 7, 0.0703125), (6, 16, 0.0524787903), (70, 59, 0.378688), (0, 6, 2**-5)])
 def test_mcnemar_digits(b: int, c: int, two_sided: float) -> None:
     p_hold, p_fail = mcnemar(b, c)
     assert 2 * min(p_hold, p_fail) == pytest.approx(two_sided, abs=6e-7 if two_sided > 0.1 else 6e-11)
