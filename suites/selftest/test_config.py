@@ -1,0 +1,98 @@
+"""The lifecycle file and --subject: what is wrong is named, with the nearest right word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness import Claim, at_least, non_inferior
+from harness.config import load, parse_subject
+from harness.errors import ConfigError
+
+pytestmark = pytest.mark.selftest
+
+ROOT = Path(__file__).parents[2]
+QUANT = '[subjects]\nr = "gguf:r.gguf"\nb = "gguf:b.gguf"\n[quant]\nreference = "r"\nbuilds = ["b"]\nsets = ["s"]\ntexts = "t"\n'
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fixtures" / "lifecycle.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_built_in_file_loads():
+    settings = load(ROOT / "fixtures" / "lifecycle.toml")
+    assert settings.reference == "gguf-f16"
+    assert settings.golden == ROOT / "golden"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[lifecycle\n", "not a TOML file"),
+        ("[qant]\n", "unknown key 'qant'.*did you mean 'quant'"),
+        (QUANT.replace("builds", "biulds"), "unknown key 'biulds'.*did you mean 'builds'"),
+        (QUANT.replace('texts = "t"\n', ""), r"\[quant\] lacks 'texts'"),
+        (QUANT.replace('reference = "r"', "reference = 3"), "quant.reference = 3, expected str"),
+        (QUANT.replace('builds = ["b"]', 'builds = ["bb"]'), "names the subject 'bb'"),
+        (QUANT.replace("gguf:b", "ggfu:b"), "unknown scheme 'ggfu'; did you mean 'gguf'"),
+        (QUANT + "[tiers.smoke]\nitems = true\n", "smoke.items = True, expected int"),
+        (QUANT + '[claims."a"]\nbound = {kind = "at_lest"}\n', "unknown bound 'at_lest'; did you mean 'at_least'"),
+        (QUANT + '[claims."a"]\nbound = {kind = "at_least", limt = 1}\n', "unknown key 'limt'"),
+        (QUANT + '[claims."a"]\nexpect = "fails"\n', "needs why"),
+        (QUANT + '[claims."a"]\nexpect = "maybe"\n', "expected 'holds' or 'fails'"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        load(written(tmp_path, text))
+    assert "lifecycle.toml" in str(caught.value) or "subject" in str(caught.value)
+
+
+def test_missing_and_badly_encoded_files(tmp_path):
+    with pytest.raises(ConfigError, match="no such lifecycle file"):
+        load(tmp_path / "nowhere.toml")
+    path = written(tmp_path, "")
+    path.write_bytes(b"[lifecycle]\nname = '\xff'\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load(path)
+
+
+def test_overrides_by_claim_and_by_family(tmp_path):
+    rules = '[claims."Q1"]\nbound = {kind = "non_inferior", limit = 0.1}\n[claims."Q1[b]"]\nalpha = 0.01\n'
+    settings = load(written(tmp_path, QUANT + rules))
+    family = settings.effective(Claim("Q1[a]", "t", non_inferior(0.05)))
+    one = settings.effective(Claim("Q1[b]", "t", non_inferior(0.05)))
+    other = settings.effective(Claim("Q2", "t", at_least(0.5)))
+    assert (family.bound.limit, one.bound.limit, one.alpha, other.bound.limit) == (0.1, 0.05, 0.01, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "location"),
+    [
+        ("mine=gguf:./x.gguf", "gguf", "./x.gguf"),
+        ("mine=hf:org/model@rev", "hf", "org/model@rev"),
+        ("mine=adapter:./lora+hf:org/base", "adapter", "./lora+hf:org/base"),
+        ("mine=http://127.0.0.1:8000/v1#name", "http", "http://127.0.0.1:8000/v1#name"),
+    ],
+)
+def test_a_subject_is_one_line(text, scheme, location):
+    spec = parse_subject(text)
+    assert (spec.name, spec.scheme, spec.location) == ("mine", scheme, location)
+
+
+@pytest.mark.parametrize("text", ["mine", "mine=", "=gguf:x", "mine=gguf", "mine=gguf:", "mine=exec:rm"])
+def test_a_broken_subject_says_the_form(text):
+    with pytest.raises(ConfigError, match=r"subject .*: (expected name=scheme:location|unknown scheme)"):
+        parse_subject(text)
+
+
+def test_a_new_subject_is_what_gets_tested(tmp_path):
+    settings = load(written(tmp_path, QUANT))
+    assert settings.with_subjects(["mine=gguf:m.gguf"]).builds == ("mine",)
+    assert settings.with_subjects(["r=gguf:other.gguf"]).builds == ("b",)
+    with pytest.raises(ConfigError, match="twice"):
+        settings.with_subjects(["m=gguf:a", "m=gguf:b"])
