@@ -37,12 +37,25 @@ class SubjectSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """How much a tier measures: items of each golden set, documents, ABBA blocks; 0 means all."""
+    """How much a tier measures: items of each golden set, documents, ABBA blocks; 0 means all.
+
+    Controls get a fixed subset of their own: enough to decide what they must show, at less cost.
+    """
 
     name: str
     items: int = 0
     texts: int = 0
     blocks: int = 6
+    control_items: int = 300
+    control_texts: int = 120
+
+    def limit(self, kind: str, *, control: bool = False) -> int | None:
+        """How many units of a golden set of this kind are used; None for all."""
+        documents = kind == "documents"
+        limits = [self.texts if documents else self.items]
+        if control:
+            limits.append(self.control_texts if documents else self.control_items)
+        return min((n for n in limits if n), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +106,14 @@ class Settings:
         return self.tiers[name]
 
     def with_subjects(self, texts: Sequence[str]) -> Settings:
-        """The settings after ``--subject``: a known name is replaced, new names become the builds."""
+        """The settings after ``--subject``: a known name is replaced, new names become the builds.
+
+        ``source`` is no build: it names the folder that a ready-made reference was converted from.
+        """
         given = {spec.name: spec for spec in map(parse_subject, texts)}
         if len(given) < len(texts):
             raise ConfigError(f"--subject: a name stands twice in {list(texts)}; each subject is named once")
-        new = tuple(name for name in given if name not in self.subjects)
+        new = tuple(name for name in given if name not in self.subjects and name != "source")
         builds = new or self.builds
         return replace(self, subjects={**self.subjects, **given}, builds=builds)
 
@@ -159,13 +175,13 @@ def empty(root: Path) -> Settings:
     return Settings(root.name, root, root, root / "golden", {}, "", (), (), "", {}, tiers)
 
 
-_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 40, "blocks": 4}}
+_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "blocks": 4}}
 
 
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in data.get("tiers", {}):
-        table = reader.table(data["tiers"], name, {"items": int, "texts": int, "blocks": int})
+        table = reader.table(data["tiers"], name, {field: int for field in ("items", "texts", "blocks", "control_items", "control_texts")})
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
     return tiers
 

@@ -23,7 +23,7 @@ from harness.config import Settings, SubjectSpec, Tier
 from harness.engines import available, open_engine, versions
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
 from harness.progress import Progress
-from harness.gguf import file_type, read_header
+from harness.engines.gguf_header import file_type, read_header
 from harness.quant import fidelity, footprint, gguf, sidecar
 from harness.store import Store, digest_file, digest_json, digest_tree
 from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
@@ -183,19 +183,18 @@ class Workbench:
 
     # --- measurements -------------------------------------------------------------------------
 
-    def golden(self, name: str) -> golden.GoldenSet:
-        """The golden set at this tier: all of it, or the fixed subset of the smoke tier."""
+    def golden(self, name: str, *, control: bool = False) -> golden.GoldenSet:
+        """The golden set at this tier: all of it, or a fixed subset (of the smoke tier, of the controls)."""
         kind = golden.manifest_entry(name, self.settings.golden)["kind"]
-        limit = self.tier.texts if kind == "documents" else self.tier.items
-        return golden.load(name, self.settings.golden, limit=limit or None)
+        return golden.load(name, self.settings.golden, limit=self.tier.limit(kind, control=control))
 
-    def answers(self, name: str, set_name: str, *, rerun: int = 0) -> Answers:
-        """The subject's scored answers to a golden set. ``rerun`` > 0 answers all of it once more."""
-        chosen = self.golden(set_name)
+    def answers(self, name: str, set_name: str, *, control: bool = False) -> Answers:
+        """The subject's scored answers to a golden set; as a ``control`` to a subset, answered afresh."""
+        chosen = self.golden(set_name, control=control)
         ask = {"json_extraction": self._generate, "multiple_choice": self._score}.get(chosen.kind)
         if ask is None:
             raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers; name it under [quant] texts instead")
-        inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "rerun": rerun}
+        inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "control": control}
         subject = self.subject(name)
         kept = self.store.make_json("answers", inputs, lambda: ask(name, chosen))
         if chosen.kind == "json_extraction":
@@ -234,10 +233,10 @@ class Workbench:
         said = {"engine": dict(self.engine(name).describe()), "order": f"by length, {_CHUNK} a call"}
         return said if sampling is None else {**said, "sampling": {**asdict(sampling), "stop": list(sampling.stop)}}
 
-    def distributions(self, new: str, old: str, *, rerun: int = 0) -> list[dict[str, Any]]:
+    def distributions(self, new: str, old: str, *, control: bool = False) -> list[dict[str, Any]]:
         """Next-token distributions of ``new`` against ``old`` over the documents, one row each."""
-        chosen = self.golden(self.settings.texts)
-        inputs = {"new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "rerun": rerun}
+        chosen = self.golden(self.settings.texts, control=control)
+        inputs = {"new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "control": control}
 
         def measure() -> list[dict[str, Any]]:
             ours = self.engine(new)
@@ -247,14 +246,14 @@ class Workbench:
         rows: list[dict[str, Any]] = self.store.make_json("distributions", inputs, measure)
         return rows
 
-    def runs(self, new: str, old: str, *, rerun: int = 0) -> list[dict[str, Any]]:
+    def runs(self, new: str, old: str) -> list[dict[str, Any]]:
         """Interleaved paired speed and memory runs on this machine.
 
         MissingNeed("quiet-machine") where several test workers share it: such a timing proves nothing.
         """
         kinds = self.engine_of(new), self.engine_of(old)
         inputs = {
-            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(), "blocks": self.tier.blocks, "rerun": rerun,
+            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(), "blocks": self.tier.blocks,
         }  # fmt: skip
         if not self.quiet_machine and self.store.find("runs", inputs) is None:
             raise MissingNeed("quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused")

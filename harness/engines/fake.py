@@ -26,9 +26,7 @@ class Fake:
     Raises SubjectError if the path holds no such object.
     """
 
-    def __init__(
-        self, answers: Mapping[str, str] | str | Path, *, default: str | None = None, salt: str = "fake"
-    ) -> None:
+    def __init__(self, answers: Mapping[str, str] | str | Path, *, default: str | None = None, salt: str = "fake") -> None:
         self._answers: Mapping[str, str] = answers if isinstance(answers, Mapping) else _read(Path(answers))
         self.default, self.salt = default, salt
         self._closed = False
@@ -49,9 +47,7 @@ class Fake:
         data = (text if cut is None else cut).encode("utf-8")
         finish: Any = "length" if len(data) > sampling.max_tokens else "stop"
         kept = data[: sampling.max_tokens]
-        return Generation(
-            prompt.id, kept.decode("utf-8", errors="ignore"), finish, len(ids), len(kept), token_digest(ids)
-        )
+        return Generation(prompt.id, kept.decode("utf-8", errors="ignore"), finish, len(ids), len(kept), token_digest(ids))
 
     def logprobs(self, texts: Sequence[Scored]) -> list[TokenLogprobs]:
         """Made-up log-probabilities, the same for the same text, context and salt."""

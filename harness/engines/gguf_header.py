@@ -127,8 +127,7 @@ class _Reader:
 
     def fail(self, why: str) -> SubjectError:
         return SubjectError(
-            f"{self.path}: not a usable GGUF file: {why} (at byte {self.position} of {self.size}); "
-            "fetch or build the file again"
+            f"{self.path}: not a usable GGUF file: {why} (at byte {self.position} of {self.size}); fetch or build the file again"
         )
 
     def take(self, count: int, what: str) -> bytes:

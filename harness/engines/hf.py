@@ -130,9 +130,7 @@ class HF:
         ``parse_special`` reads marks like ``<|im_start|>`` as single tokens.
         """
         tokenizer = self._tokenizer
-        ids: list[int] = tokenizer(text, add_special_tokens=add_special, split_special_tokens=not parse_special)[
-            "input_ids"
-        ]
+        ids: list[int] = tokenizer(text, add_special_tokens=add_special, split_special_tokens=not parse_special)["input_ids"]
         return ids
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:

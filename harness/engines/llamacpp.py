@@ -384,9 +384,7 @@ class _Sequence:
 
     def answer(self) -> Generation:
         text = self.data.decode("utf-8", errors="replace")
-        return Generation(
-            self.id, text, self.finish or "length", len(self.prompt), self.count, token_digest(self.prompt)
-        )
+        return Generation(self.id, text, self.finish or "length", len(self.prompt), self.count, token_digest(self.prompt))
 
 
 def _compile(source: str, where: str) -> Any:
@@ -403,9 +401,7 @@ def _compile(source: str, where: str) -> Any:
     def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)

@@ -147,11 +147,7 @@ class OpenAI:
         if self.model is None:
             reply = await self._get(session, "/models")
             listed = reply.get("data")
-            names = (
-                [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)]
-                if isinstance(listed, list)
-                else []
-            )
+            names = [m["id"] for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)] if isinstance(listed, list) else []
             if len(names) != 1:
                 raise EngineError(f"{self.base_url}/models lists {names[:8]}; name one of them with model=")
             self.model = names[0]

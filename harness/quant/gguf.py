@@ -34,6 +34,7 @@ __all__ = [
     "tensor_fallbacks",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Fallback:
     """A matrix whose type is not what the recipe asks for.
@@ -127,9 +128,7 @@ def dequantize(gguf_path: str | Path, out_dir: str | Path) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(source.parent), gguf_file=source.name, dtype=torch.bfloat16, local_files_only=True
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(source.parent), gguf_file=source.name, local_files_only=True
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name, local_files_only=True)
     _check_finite(model, torch, str(gguf_path))
     # save_pretrained refuses a model that calls itself quantized, which it no longer is
     model.hf_quantizer = None
@@ -182,9 +181,7 @@ def _split_like_smollm(backend: Any) -> None:
 def _check_finite(model: Any, torch: Any, where: str) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise SubjectError(
-                f"{where}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again"
-            )
+            raise SubjectError(f"{where}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again")
 
 
 class _quiet:
@@ -302,9 +299,7 @@ class _Safetensors:
         # bf16 is the upper half of a float32
         array = (data.astype("<u4") << 16).view("<f4") if kind == "BF16" else np.asarray(data)
         if not np.isfinite(array).all():
-            raise SubjectError(
-                f"{path}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again"
-            )
+            raise SubjectError(f"{path}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again")
         return array
 
 
@@ -332,9 +327,7 @@ def _expected_tensors(layers: int, tied: bool) -> set[str]:
     return expected | {"token_embd.weight", "output_norm.weight"} | (set() if tied else {"output.weight"})
 
 
-def _write_tensor(
-    gguf: Any, writer: Any, config: Mapping[str, Any], name: str, array: Any, dtype: str, where: str
-) -> None:
+def _write_tensor(gguf: Any, writer: Any, config: Mapping[str, Any], name: str, array: Any, dtype: str, where: str) -> None:
     import numpy as np
 
     if name.endswith(("attn_q.weight", "attn_k.weight")):
@@ -407,9 +400,7 @@ def _vocabulary(folder: Path, config: Mapping[str, Any]) -> _Vocabulary:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     ids = _special_ids(settings, config, known)
     bos = tokens[ids["bos"]] if "bos" in ids else ""
-    return _Vocabulary(
-        tokens, types, merges, _pre(folder, tokenizer), ids, _adds_bos(tokenizer, bos), _template(folder, settings)
-    )
+    return _Vocabulary(tokens, types, merges, _pre(folder, tokenizer), ids, _adds_bos(tokenizer, bos), _template(folder, settings))
 
 
 def _special_ids(settings: Mapping[str, Any], config: Mapping[str, Any], known: Mapping[str, int]) -> dict[str, int]:
@@ -435,9 +426,7 @@ def _pre(folder: Path, tokenizer: Mapping[str, Any]) -> str:
         return "smollm"
     if kinds == ["ByteLevel"]:
         return "gpt-2"
-    raise SubjectError(
-        f"{folder}/tokenizer.json: pre-tokenizer {kinds}, expected [Digits, ByteLevel] (smollm) or [ByteLevel] (gpt-2)"
-    )
+    raise SubjectError(f"{folder}/tokenizer.json: pre-tokenizer {kinds}, expected [Digits, ByteLevel] (smollm) or [ByteLevel] (gpt-2)")
 
 
 def _adds_bos(tokenizer: Mapping[str, Any], bos: str) -> bool:
@@ -514,9 +503,7 @@ def quantize(src: str | Path, out: str | Path, kind: str, *, threads: int = 2) -
     source, target = read_header(src), Path(out)
     quantized = [t for t in source.tensors if t.type not in FLOATS]
     if quantized:
-        raise SubjectError(
-            f"{src}: already quantized (tensor {quantized[0].name!r} is {quantized[0].type}); expected F16, BF16 or F32"
-        )
+        raise SubjectError(f"{src}: already quantized (tensor {quantized[0].name!r} is {quantized[0].type}); expected F16, BF16 or F32")
     with _atomic(target) as scratch:
         _run_quantizer(Path(src), scratch, kind, threads)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.engines import token_digest
-from harness.gguf import Header
+from harness.engines.gguf_header import Header
 from harness.store import digest_json
 from harness.types import Prompt
 

@@ -6,6 +6,7 @@ the last parameter is the build. A claim with another name is shown with the cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -161,14 +162,22 @@ def _badness(new: Sample, old: Sample) -> float:
 
 def _distance(new: Mapping[str, Any], old: Mapping[str, Any]) -> float:
     """From 0 to 1: how far the wrong choice is ahead of the right one, or the share of the text that differs."""
-    scores, pick, answer = new.get("per_byte"), new.get("pick"), new.get("answer")
-    indexed = isinstance(pick, int) and isinstance(answer, int)
-    if isinstance(scores, list) and indexed and max(pick, answer) < len(scores):
-        gap = float(scores[pick] - scores[answer])
+    gap = _gap(new)
+    if gap is not None:
         return gap / (1 + gap) if gap > 0 else 0.0
     a, b = str(new.get("text", "")), str(old.get("text", ""))
     longest = max(len(a), len(b), 1)
     return 1 - (_common(a, b) + _common(a[::-1], b[::-1])) / (2 * longest)
+
+
+def _gap(detail: Mapping[str, Any]) -> float | None:
+    """How far the choice that was picked is ahead of the right one; None where there are no choices."""
+    try:
+        scores = detail["per_byte"]
+        gap = float(scores[detail["pick"]] - scores[detail["answer"]])
+    except (KeyError, IndexError, TypeError):
+        return None
+    return gap if math.isfinite(gap) else None
 
 
 def _common(a: str, b: str) -> int:

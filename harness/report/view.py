@@ -145,6 +145,11 @@ class ClaimView:
         }.get(str(kind), str(kind))  # fmt: skip
 
     @property
+    def why(self) -> str:
+        """The verdict's sentence without the numbers in front of it, where those stand in columns of their own."""
+        return self.sentence.partition("; claimed ")[2].partition(": ")[2] or self.sentence
+
+    @property
     def p(self) -> tuple[float | None, str]:
         """The p value that speaks to the outcome, and which one it is."""
         if self.outcome == "fails":

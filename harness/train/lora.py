@@ -126,9 +126,7 @@ def _load(libraries: Mapping[str, Any], base: Path) -> tuple[Any, Any]:
     transformers, torch = libraries["transformers"], libraries["torch"]
     transformers.set_seed(0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(base), local_files_only=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        str(base), dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16, local_files_only=True, use_safetensors=True)
     return tokenizer, model
 
 
@@ -143,14 +141,11 @@ def _check_rows(tokenizer: Any, rows: Sequence[Row], recipe: LoraRecipe) -> None
         length = len(tokenizer.apply_chat_template(whole, tokenize=True, return_dict=True)["input_ids"])
         if length > recipe.max_length:
             raise SubjectError(
-                f"training row {index} has {length} tokens, more than max_length = {recipe.max_length}: "
-                "raise max_length or shorten the row"
+                f"training row {index} has {length} tokens, more than max_length = {recipe.max_length}: raise max_length or shorten the row"
             )
 
 
-def _trainer(
-    libraries: Mapping[str, Any], tokenizer: Any, model: Any, rows: Sequence[Row], recipe: LoraRecipe, scratch: str
-) -> Any:
+def _trainer(libraries: Mapping[str, Any], tokenizer: Any, model: Any, rows: Sequence[Row], recipe: LoraRecipe, scratch: str) -> Any:
     # prompt and completion columns: the loss covers the completion only. A messages column would
     # train on every token, also with completion_only_loss=True.
     dataset = libraries["datasets"].Dataset.from_list(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
-from harness.gguf import bits_per_weight, file_type, read_header
+from harness.engines.gguf_header import bits_per_weight, file_type, read_header
 from harness.quant import footprint
 from harness.quant.gguf import tensor_fallbacks
 

@@ -29,11 +29,11 @@ def test_accuracy_is_not_worse(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
     margin = claim.claim.bound.limit
     pairs = _pairs(bench, golden_set)
-    again = pairs(bench.settings.reference, rerun=1)
+    again = pairs(bench.settings.reference, control=True)
     loss = Measurement("accuracy", evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
     claim.check(
         pairs(build),
-        controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss), damaged(pairs(DAMAGED))],
+        controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss), damaged(pairs(DAMAGED, control=True))],
     )
 
 
@@ -41,10 +41,12 @@ def _pairs(bench, golden_set):
     """A function: subject -> its answers paired with the reference's."""
     old = bench.answers(bench.settings.reference, golden_set)
 
-    def pairs(name: str, rerun: int = 0) -> Measurement:
-        new = bench.answers(name, golden_set, rerun=rerun)
+    def pairs(name: str, *, control: bool = False) -> Measurement:
+        new = bench.answers(name, golden_set, control=control)
+        asked = {s.item for s in new.samples}
+        same = [s for s in old.samples if s.item in asked]  # a control answers a subset
         conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
-        return Measurement(f"accuracy:{golden_set}", evals.pair(new.samples, old.samples), (new.subject, old.subject), conditions)
+        return Measurement(f"accuracy:{golden_set}", evals.pair(new.samples, same), (new.subject, old.subject), conditions)
 
     return pairs
 
@@ -58,9 +60,9 @@ def _flips_claim(golden_set: str, build: str) -> Claim:
 def test_few_items_change_either_way(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
     pairs = _pairs(bench, golden_set)
-    limit, nothing = claim.claim.bound.limit, _flips(pairs(bench.settings.reference, rerun=1))
+    limit, nothing = claim.claim.bound.limit, _flips(pairs(bench.settings.reference, control=True))
     many = Measurement("flips", controls.with_share(nothing.samples, 2 * limit, claim.claim.id))
-    claim.check(_flips(pairs(build)), controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED)))])
+    claim.check(_flips(pairs(build)), controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED, control=True)))])
 
 
 def _flips(pairs: Measurement) -> Measurement:
@@ -100,13 +102,13 @@ def _fidelity(claim, bench, build, metric, samples, top):
     reference, limit = bench.settings.reference, claim.claim.bound.limit
     claim.needs(bench.golden(bench.settings.texts).n)
 
-    def measure(name: str, rerun: int = 0) -> Measurement:
+    def measure(name: str, *, control: bool = False) -> Measurement:
         subjects = (bench.subject(name), bench.subject(reference))
-        return Measurement(metric, samples(bench.distributions(name, reference, rerun=rerun)), subjects, {"texts": bench.settings.texts})
+        return Measurement(metric, samples(bench.distributions(name, reference, control=control)), subjects, {"texts": bench.settings.texts})
 
-    nothing = measure(reference, rerun=1)
+    nothing = measure(reference, control=True)
     more = Measurement(metric, controls.shifted(nothing.samples, 2 * limit, top))
-    claim.check(measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED))])
+    claim.check(measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED, control=True))])
 
 
 def _tail_claim(build: str) -> Claim:
@@ -119,14 +121,14 @@ def test_no_tail_of_broken_documents(claim, bench, build):
     above, reference = margins.KLD_TAIL[0], bench.settings.reference
     claim.needs(bench.golden(bench.settings.texts).n)
 
-    def measure(name: str, rerun: int = 0) -> Measurement:
-        rows = fidelity.tail_samples(bench.distributions(name, reference, rerun=rerun), above)
+    def measure(name: str, *, control: bool = False) -> Measurement:
+        rows = fidelity.tail_samples(bench.distributions(name, reference, control=control), above)
         return Measurement("kld_tail", rows, (bench.subject(name), bench.subject(reference)), {"above": above})
 
-    nothing = measure(reference, rerun=1)
+    nothing = measure(reference, control=True)
     share = 4 * claim.claim.bound.limit
     many = Measurement("kld_tail", controls.with_share(nothing.samples, share, claim.claim.id))
-    claim.check(measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED))])
+    claim.check(measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED, control=True))])
 
 
 def _perplexity_claim(build: str) -> Claim:
@@ -139,11 +141,11 @@ def test_perplexity_ratio(claim, bench, build):
     reference, limit = bench.settings.reference, math.log(claim.claim.bound.limit)
     claim.needs(bench.golden(bench.settings.texts).n)
 
-    def measure(name: str, rerun: int = 0) -> Measurement:
-        rows = fidelity.log_ratio_samples(bench.distributions(name, reference, rerun=rerun))
+    def measure(name: str, *, control: bool = False) -> Measurement:
+        rows = fidelity.log_ratio_samples(bench.distributions(name, reference, control=control))
         return Measurement("log_perplexity", rows, (bench.subject(name), bench.subject(reference)), {"texts": bench.settings.texts})
 
-    again = measure(reference, rerun=1)
+    again = measure(reference, control=True)
     # A rerun that agrees to the last bit has no variance and decides nothing, so noise of mean zero joins it.
     still = Measurement("log_perplexity", controls.per_token(again.samples, 0.0, limit / 2, claim.claim.id))
     worse = Measurement("log_perplexity", controls.per_token(again.samples, 2 * limit, limit / 2, claim.claim.id))
@@ -153,7 +155,7 @@ def test_perplexity_ratio(claim, bench, build):
             Control("A/A: the reference against itself, read again", controls.NOT_FAILS, again),
             Control("A/A with noise of mean zero", controls.HOLDS, still),
             planted("the bound squared", worse),
-            damaged(measure(DAMAGED)),
+            damaged(measure(DAMAGED, control=True)),
         ],
     )
 

@@ -140,9 +140,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 GOOD = gguf_bytes()
-FUZZ = settings(
-    max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+FUZZ = settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 
 
 def parse(write, data):
@@ -241,8 +239,7 @@ def test_convert_agrees_with_the_gguf_reader(tiny_gguf, tiny_folder):
     gguf = pytest.importorskip("gguf")
     header, reader = read_header(tiny_gguf), gguf.GGUFReader(tiny_gguf)
     assert {t.name: (t.shape, t.type, t.offset, t.nbytes) for t in header.tensors} == {
-        t.name: (tuple(map(int, t.shape[::-1])), t.tensor_type.name, int(t.data_offset), int(t.n_bytes))
-        for t in reader.tensors
+        t.name: (tuple(map(int, t.shape[::-1])), t.tensor_type.name, int(t.data_offset), int(t.n_bytes)) for t in reader.tensors
     }
     for key, field in reader.fields.items():
         if not key.startswith("GGUF."):
@@ -437,9 +434,7 @@ def test_damage_is_deterministic(f16, tmp_path):
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "how", ["", "noise", "noise-layer:9:0.1", "noise-layer:0:-1", "noise-layer:x:1", "eos:999999", "eos:2", "eos:x"]
-)
+@pytest.mark.parametrize("how", ["", "noise", "noise-layer:9:0.1", "noise-layer:0:-1", "noise-layer:x:1", "eos:999999", "eos:2", "eos:x"])
 def test_unknown_damage_is_refused(f16, tmp_path, how):
     with pytest.raises(SubjectError):
         damage(f16, tmp_path / "x", how, 0)

@@ -1,5 +1,7 @@
 """The planning tables of sections 3.4, 4, 5.2, 5.5, 5.6."""
 
+import math
+
 import pytest
 from scipy import stats
 
@@ -37,6 +39,17 @@ def test_ni_n_for_superiority_by_a_margin() -> None:
     assert ni_n(-0.02, 0.10, 0.05, 0.8, delta1=0.05) == pytest.approx(ni_n(0.03, 0.10, 0.05, 0.8), rel=0.1)
     with pytest.raises(ValueError, match="expected"):
         ni_n(-0.02, 0.10, 0.05, 0.8, delta1=0.02)
+
+
+@pytest.mark.parametrize(("margin", "psi", "delta1"), [(0.2, 0.6, 0.4), (0.1, 0.5, -0.05), (0.3, 0.9, 0.5)])
+def test_ni_n_with_a_true_difference(margin: float, psi: float, delta1: float) -> None:
+    """Section 4, word for word."""
+    b, c, d0 = (psi + delta1) / 2, (psi - delta1) / 2, -margin
+    linear = -b - c + (2 - b + c) * d0
+    q = ((linear**2 + 8 * c * d0 * (1 - d0)) ** 0.5 - linear) / 4
+    w0, w1 = (2 * q + d0 * (1 - d0)) ** 0.5, (psi - delta1**2) ** 0.5
+    n = ((stats.norm.isf(0.05) * w0 + stats.norm.isf(0.1) * w1) / (delta1 - d0)) ** 2
+    assert ni_n(margin, psi, 0.05, 0.9, delta1) == math.ceil(n)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,14 @@ def test_superiority_n(psi, d, n80, n90, formula, powers) -> None:
         assert mcnemar_power(n, psi, d, 0.025) == pytest.approx(power, abs=0.00051)
 
 
+@pytest.mark.parametrize(("psi", "d"), [(0.3, 0.2), (0.25, 0.15), (0.6, 0.3), (1.0, 0.1), (1.0, 0.25)])
+def test_superiority_n_by_its_definition(psi: float, d: float) -> None:
+    """From the formula's n on, the first n with enough power at n ... n + 11."""
+    n = ni_n(0.0, psi, 0.05, 0.8, delta1=d)
+    enough = [mcnemar_power(i, psi, d, 0.05) >= 0.8 for i in range(n, n + 100)]
+    assert superiority_n(psi, d, 0.05, 0.8) == n + next(i for i in range(80) if all(enough[i : i + 12]))
+
+
 def test_zero_flips_and_minimum_n() -> None:
     margins = (0.01, 0.02, 0.03, 0.05)
     assert [ni_zero_flip_n(d, 0.05) for d in margins] == [299, 149, 99, 59]
@@ -146,7 +167,7 @@ def test_betting_min_n() -> None:
 
 
 def test_ratio_k() -> None:
-    for sd, bound in ((0.02, 0.05), (0.05, 0.05), (0.10, 0.05)):
+    for sd, bound in [(0.02, 0.05), (0.055, 0.05), (0.079, 0.05), (0.1, 0.05)]:
         k = ratio_k(sd, bound, 0.05, 0.8)
 
         def shortfall(k: int, sd: float = sd, bound: float = bound) -> float:

@@ -1,0 +1,299 @@
+"""Drawings as inline SVG: numbers in, markup out. Colours are classes, so that a page can be light or dark.
+
+Every drawing is an image with a name (``role="img"``); what it shows stands in a table too. Only
+numbers and escaped text reach the markup.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from harness.report.text import number, one_line, signed, span
+
+__all__ = ["Interval", "Mark", "Strip", "Scale", "forest", "mini", "scatter", "strips"]
+
+
+# --- axes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Data to pixels; ``log`` where ratios are compared."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of ``value``, kept inside the axis."""
+        low, high, at = (self._flat(x) for x in (self.low, self.high, value))
+        share = (at - low) / (high - low) if high > low else 0.5
+        return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
+
+    def _flat(self, value: float) -> float:
+        return math.log(max(value, 1e-12)) if self.log else value
+
+    def ticks(self) -> list[float]:
+        """Four to eight round numbers."""
+        return _decades(self.low, self.high) if self.log else _round_steps(self.low, self.high)
+
+
+def scale_over(values: Iterable[float], start: float, end: float, *, log: bool = False) -> Scale:
+    """An axis over all ``values``, with a little air at both ends."""
+    seen = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
+    low, high = min(seen), max(seen)
+    if log:
+        air = max((math.log(high) - math.log(low)) * 0.08, 0.02)
+        return Scale(low * math.exp(-air), high * math.exp(air), start, end, True)
+    air = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    return Scale(low - air, high + air, start, end)
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    raw = (high - low) / 5
+    if not raw > 0:
+        return [low]
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next((unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw), unit * 10)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _decades(low: float, high: float) -> list[float]:
+    span_ = math.log10(high / low)
+    steps = (1,) if span_ > 2.5 else (1, 2, 5) if span_ > 0.6 else ()
+    if not steps:
+        return [t for t in _round_steps(low, high) if t > 0]
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**e for e in powers for m in steps if low <= m * 10.0**e <= high]
+
+
+# --- small pieces of markup -------------------------------------------------------------------
+
+
+def _svg(width: float, height: float, name: str, body: Iterable[str], kind: str) -> str:
+    label = escape(one_line(name, 400))
+    return (
+        f'<svg class="plot {kind}" role="img" aria-label="{label}" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(one_line(text, 80))}</text>'
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str) -> str:
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{max(0.0, height):.1f}"/>'
+
+
+def _mark(x: float, y: float, outcome: str, size: float = 5) -> str:
+    """A shape per outcome: colour alone would say nothing to some readers and to a printer."""
+    kind = f"mark o-{escape(outcome, quote=True)}"
+    if outcome == "holds":
+        return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"/>'
+    corners = {
+        "fails": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+        "inconclusive": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+    }.get(outcome, ((0, -1.2), (1.2, 1), (-1.2, 1)))
+    points = " ".join(f"{x + dx * size:.1f},{y + dy * size:.1f}" for dx, dy in corners)
+    return f'<polygon class="{kind}" points="{points}"/>'
+
+
+def _x_axis(scale: Scale, top: float, bottom: float, title: str) -> list[str]:
+    parts = []
+    for tick in scale.ticks():
+        x = scale(tick)
+        parts += [_line(x, top, x, bottom, "grid"), _text(x, bottom + 16, number(_tidy(tick)), "tick", "middle")]
+    return [*parts, _text((scale.start + scale.end) / 2, bottom + 34, title, "axis", "middle")]
+
+
+def _tidy(tick: float) -> float:
+    """0.3 rather than 0.30000000000000004, and never minus zero."""
+    return float(f"{tick:.6g}") + 0.0
+
+
+# --- an interval with its bound ---------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its limits; ``good`` is the side of the bound that was claimed."""
+
+    label: str
+    outcome: str
+    estimate: float
+    low: float | None
+    high: float | None
+    limits: tuple[float, ...]
+    good: str = ""  # "above", "below", "between"
+    log: bool = False
+
+    @property
+    def numbers(self) -> list[float]:
+        """Everything that must fit on an axis."""
+        return [x for x in (self.estimate, self.low, self.high, *self.limits) if x is not None]
+
+    @property
+    def said(self) -> str:
+        """The same in words."""
+        ends = " and ".join(number(x) for x in self.limits)
+        bound = f"; bound at {ends}" if ends else ""
+        return f"{self.label}: {self.outcome.replace('_', ' ')}, {number(self.estimate)} {span(self.low, self.high)}{bound}"
+
+
+def mini(interval: Interval) -> str:
+    """An interval in one table cell, on an axis of its own."""
+    width, height, middle = 168.0, 26.0, 13.0
+    log = interval.log and min(interval.numbers) > 0
+    scale = scale_over(interval.numbers, 6, width - 6, log=log)
+    body = _good_side(interval, scale, 3, height - 3)
+    body += [_line(scale(x), 1, scale(x), height - 1, "bound") for x in interval.limits]
+    return _svg(width, height, interval.said, [*body, *_bar(interval, scale, middle)], "mini")
+
+
+def _good_side(interval: Interval, scale: Scale, top: float, bottom: float) -> list[str]:
+    """Where the interval has to lie for the claim to hold."""
+    if not interval.limits or not interval.good:
+        return []
+    ends = {
+        "above": (scale(interval.limits[0]), scale.end),
+        "below": (scale.start, scale(interval.limits[0])),
+        "between": (scale(interval.limits[0]), scale(interval.limits[-1])),
+    }[interval.good]
+    return [_rect(ends[0], top, ends[1] - ends[0], bottom - top, "good")]
+
+
+def _bar(interval: Interval, scale: Scale, y: float) -> list[str]:
+    parts = []
+    if interval.low is not None and interval.high is not None:
+        low, high = scale(interval.low), scale(interval.high)
+        kind = f"bar o-{escape(interval.outcome, quote=True)}"
+        parts = [_line(low, y, high, y, kind), *(_line(x, y - 4, x, y + 4, kind) for x in (low, high))]
+    return [*parts, _mark(scale(interval.estimate), y, interval.outcome, 4.5)]
+
+
+def forest(intervals: Sequence[Interval], title: str) -> str:
+    """All intervals on one axis, zero marked, each with its own bound."""
+    width, label, row, top = 920.0, 270.0, 30.0, 8.0
+    bottom = top + row * len(intervals)
+    scale = scale_over([0.0, *(x for i in intervals for x in i.numbers)], label, width - 210)
+    body = [*_x_axis(scale, top, bottom, title), _line(scale(0), top, scale(0), bottom, "zero")]
+    for k, interval in enumerate(intervals):
+        y = top + row * (k + 0.5)
+        body += _good_side(interval, scale, y - 11, y + 11)
+        body += [_line(scale(x), y - 11, scale(x), y + 11, "bound") for x in interval.limits]
+        shown = f"{signed(interval.estimate)} {span(interval.low, interval.high)}"
+        body += [_text(4, y + 4, interval.label, "label"), *_bar(interval, scale, y), _text(width - 200, y + 4, shown, "value")]
+    return _svg(width, bottom + 42, f"{title}. " + " · ".join(i.said for i in intervals), body, "wide")
+
+
+# --- quality against size ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A build: how large, how good, how fast."""
+
+    x: float
+    interval: Interval
+    speed: float | None
+
+
+def scatter(marks: Sequence[Mark], title: str, x_title: str, y_title: str) -> str:
+    """Quality against size; the area of a mark is the speed ratio, which stands beside it too."""
+    width, height, left, top, bottom = 520.0, 330.0, 72.0, 34.0, 270.0
+    across = scale_over([m.x for m in marks], left + 24, width - 96)
+    up = scale_over([0.0, *(x for m in marks for x in m.interval.numbers)], bottom, top)
+    body = [_text(left, 18, title, "title"), *_x_axis(across, top, bottom, x_title), *_y_axis(up, left, width - 16, y_title)]
+    for limit in sorted({x for m in marks for x in m.interval.limits}):
+        body.append(_line(left, up(limit), width - 16, up(limit), "bound"))
+        body.append(_text(left + 4, up(limit) - 5, f"margin {number(limit)}", "tick"))
+    for mark in marks:
+        body += _build_mark(mark, across, up)
+    said = " · ".join(f"{m.interval.said} at {number(m.x)}" for m in marks)
+    return _svg(width, height, f"{title}, {y_title} against {x_title}. {said}", body, "half")
+
+
+def _y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
+    parts = []
+    for tick in scale.ticks():
+        y = scale(tick)
+        kind = "zero" if _tidy(tick) == 0 else "grid"
+        parts += [_line(left, y, right, y, kind), _text(left - 6, y + 4, number(_tidy(tick)), "tick", "end")]
+    middle = (scale.start + scale.end) / 2
+    name = escape(one_line(title, 80))
+    parts.append(f'<text class="axis" text-anchor="middle" transform="translate(14 {middle:.1f}) rotate(-90)">{name}</text>')
+    return parts
+
+
+def _build_mark(mark: Mark, across: Scale, up: Scale) -> list[str]:
+    x, y = across(mark.x), up(mark.interval.estimate)
+    kind = f"bar o-{escape(mark.interval.outcome, quote=True)}"
+    parts = []
+    if mark.interval.low is not None and mark.interval.high is not None:
+        ends = up(mark.interval.low), up(mark.interval.high)
+        parts = [_line(x, ends[0], x, ends[1], kind), *(_line(x - 5, e, x + 5, e, kind) for e in ends)]
+    size = 5 * math.sqrt(min(max(mark.speed or 1.0, 0.2), 6.0))
+    speed = "speed not measured" if mark.speed is None else f"{mark.speed:.3g}× tokens/s"
+    parts.append(_mark(x, y, mark.interval.outcome, size))
+    return [*parts, _text(x + 12, y - 2, mark.interval.label, "label"), _text(x + 12, y + 11, speed, "tick")]
+
+
+# --- distributions ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """Values of one build, one per document."""
+
+    label: str
+    values: tuple[float, ...]
+    mean: float | None
+    limits: tuple[float, ...]
+
+
+def strips(rows: Sequence[Strip], title: str) -> str:
+    """One dot per document on a log axis, with quartiles, mean and bound. Zeros lie at the left edge."""
+    width, label, row, top = 920.0, 150.0, 84.0, 8.0
+    bottom = top + row * len(rows)
+    every = [v for r in rows for v in (*r.values, *r.limits, r.mean or 0.0)]
+    scale = scale_over(every, label + 10, width - 20, log=True)
+    body = _x_axis(scale, top, bottom, title)
+    for k, strip in enumerate(rows):
+        body += _strip(strip, scale, top + row * (k + 0.5))
+    said = " · ".join(f"{r.label}: median {number(quartiles(r.values)[1])}, mean {number(r.mean)}" for r in rows)
+    return _svg(width, bottom + 42, f"{title}. {said}", body, "wide")
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) < 2:
+        return (values[0],) * 3 if values else (0.0, 0.0, 0.0)
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def _strip(strip: Strip, scale: Scale, y: float) -> list[str]:
+    low, middle, high = (scale(q) for q in quartiles(strip.values))
+    # The golden ratio spreads neighbours evenly without randomness.
+    dots = (
+        f'<circle class="dot" cx="{scale(v):.1f}" cy="{y - 24 + 48 * ((i * 0.618034) % 1):.1f}" r="2"/>'
+        for i, v in enumerate(sorted(strip.values))
+    )
+    body = [_text(4, y + 4, strip.label, "label"), *dots]
+    body += [_rect(low, y - 30, high - low, 60, "box"), _line(middle, y - 30, middle, y + 30, "median")]
+    body += [_line(scale(x), y - 38, scale(x), y + 38, "bound") for x in strip.limits]
+    if strip.mean is not None:
+        body.append(_mark(scale(strip.mean), y, "inconclusive", 5).replace("o-inconclusive", "mean"))
+    return body

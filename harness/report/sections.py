@@ -1,0 +1,222 @@
+"""The long parts of the page: flips, controls, provenance, and the evidence of each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from harness.report.builds import Flip, flips, reference_of
+from harness.report.markup import Html, badge, claim_id, definitions, differing, file_link, link, said, said_json, table
+from harness.report.text import DASH, number, span
+from harness.report.view import ClaimView, RunView
+from harness.types import Sample
+
+__all__ = ["controls", "evidence", "flips_section", "provenance", "recheck"]
+
+_FLIPS = 10  # shown per claim
+_ROWS = 40  # of a deterministic claim
+
+
+# --- flips ------------------------------------------------------------------------------------
+
+
+def flips_section(run: RunView) -> Html:
+    """Items the reference has right and the build wrong: numbers alone do not show what broke."""
+    return Html("".join(_flips_of(c) for c in run.claims if c.estimand == "paired_difference" and c.samples))
+
+
+def _flips_of(c: ClaimView) -> str:
+    lost, gained = flips(c)
+    reference = reference_of(c)
+    summary = f"{link(c, claim_id(c))}: {len(lost)} right → wrong, {gained} wrong → right"
+    if not lost:
+        return f"<p>{summary}</p>"
+    head = ("item", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
+    body = table(f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("", "answer mono", "answer mono", "answer mono"))
+    shown = f"the worst {_FLIPS} of {len(lost)}" if len(lost) > _FLIPS else f"all {len(lost)}"
+    return f"<details><summary>{summary} <span class=\"muted\">({shown})</span></summary>{body}</details>"
+
+
+def _flip(flip: Flip) -> list[Html]:
+    old, new = differing(flip.old, flip.new)
+    status = f'<span class="sub">{said(flip.status.replace("_", " "), 60)}</span>' if flip.status != "ok" else ""
+    return [said(flip.item, 80), said(flip.target, 600), old, Html(new + status)]
+
+
+# --- controls ---------------------------------------------------------------------------------
+
+
+def controls(run: RunView) -> Html:
+    """What each gate did with data whose verdict is known beforehand."""
+    judged = [c for c in run.claims if c.measurement]
+    if not judged:
+        return Html("")
+    head = ("claim", "control", "expected", "got", "", "estimate", "n")
+    rows = [_control(c, control) for c in judged for control in c.controls]
+    without = [c for c in judged if not c.controls]
+    note = f"<p>{sum(bool(k.get('met')) for c in judged for k in c.controls)} of {len(rows)} controls came out as they must.</p>"
+    shown = table("Controls", head, rows, ("", "", "", "", "", "num", "num")) if rows else ""
+    bare = f'<p class="muted small">Without a control: {", ".join(link(c, claim_id(c)) for c in without)}.</p>' if without else ""
+    return Html(note + shown + bare)
+
+
+def _control(c: ClaimView, control: Mapping[str, Any]) -> list[Html]:
+    estimate = f'{number(control.get("estimate"))}<span class="sub">{span(control.get("low"), control.get("high"))}</span>'
+    met = "✓ as it must" if control.get("met") else "✗ the gate did not prove itself"
+    return [
+        link(c, claim_id(c)), said(control.get("name", ""), 200), said(" or ".join(map(str, control.get("expect", ()))), 100),
+        badge(str(control.get("outcome", ""))), Html(met), Html(estimate), Html(number(control.get("n"))),
+    ]  # fmt: skip
+
+
+# --- conditions and provenance ----------------------------------------------------------------
+
+
+def provenance(run: RunView) -> Html:
+    """Where the numbers come from: code, packages, machine, sealed inputs, subjects."""
+    origin, plan, facts = run.provenance, run.plan, run.facts
+    code = origin.get("code") or {}
+    others = sum(bool(c.provenance) and c.provenance != origin for c in run.claims)
+    general = definitions([
+        ("lifecycle", said(run.lifecycle or DASH)), ("tier", said(run.tier or DASH)),
+        ("harness", said(plan.get("harness") or DASH)), ("commit", said(code.get("commit") or "not known")),
+        ("changes", said(f"uncommitted, SHA-256 {code['dirty']}" if code.get("dirty") else "none")),
+        ("plan.json", Html(f"<code>{escape(run.plan_digest) or 'missing'}</code>")),
+        ("finished", said(facts.get("finished") or "not finished")), ("exit status", said(facts.get("exit_status", DASH))),
+        ("allowed to be missing", said(", ".join(map(str, facts.get("allowed_missing") or ())) or "nothing")),
+        ("elsewhere", said(f"{others} claims were measured under another provenance; see each") if others else Html("")),
+    ])  # fmt: skip
+    parts = [
+        _facts("Machine", origin.get("machine")), _facts("Packages", origin.get("packages")),
+        _facts("Golden sets, SHA-256", plan.get("golden")), _facts("Scorers, SHA-256", plan.get("scorers")), _subjects(run),
+    ]  # fmt: skip
+    return Html(general + "".join(parts))
+
+
+def _facts(title: str, facts: object) -> str:
+    if not isinstance(facts, Mapping) or not facts:
+        return ""
+    rows = [[said(key, 100), said_json(value, 200)] for key, value in sorted(facts.items())]
+    inner = table(title, ("name", "value"), rows, ("", "mono"))
+    return f"<details><summary>{escape(title)} <span class=\"muted\">({len(rows)})</span></summary>{inner}</details>"
+
+
+def _subjects(run: RunView) -> str:
+    found = {(str(s.get("name")), str(s.get("digest"))): s for c in run.claims for s in c.measurement.get("subjects") or ()}
+    rows = [[said(s.get("name", ""), 100), *(said(s.get(k, ""), 200) for k in ("scheme", "location", "digest"))]
+            for _, s in sorted(found.items())]  # fmt: skip
+    if not rows:
+        return ""
+    inner = table("Subjects", ("name", "scheme", "location", "SHA-256"), rows, ("", "", "", "mono"))
+    return f"<details><summary>Subjects <span class=\"muted\">({len(rows)})</span></summary>{inner}</details>"
+
+
+# --- the evidence of each claim ---------------------------------------------------------------
+
+
+def evidence(run: RunView) -> Html:
+    """One section per claim: all that was decided, and the files it can be decided from again."""
+    return Html("".join(_article(c) for _, claims in run.families for c in claims))
+
+
+def _article(c: ClaimView) -> str:
+    known = "known" if c.known_failure else ""
+    why = f'<p>Known to fail: {said(c.notes.get("why") or "no reason given")}</p>' if c.known_failure else ""
+    return (
+        f'<article id="{c.anchor}"><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
+        f"<p><strong>{said(c.sentence)}</strong></p>{why}{_numbers(c)}{_basis(c)}{_files(c)}{_rows(c)}</article>"
+    )
+
+
+def _numbers(c: ClaimView) -> Html:
+    v = c.verdict
+    keys = (("estimate", "estimate"), ("low", "lower limit"), ("high", "upper limit"), ("level", "level of the interval"),
+            ("p_hold", "p, claim shown"), ("p_fail", "p, claim refuted"), ("n", "n"), ("n_unusable", "failed units"),
+            ("n_needed", "n needed, power .80"), ("n_needed_90", "n needed, power .90"), ("method", "method"),
+            ("exactness", "exactness"), ("statistics", "statistics"))  # fmt: skip
+    source = {"lifecycle": "set by the lifecycle file", "default": "the default of the suite"}.get(str(c.notes.get("bound_from")), "")
+    bound = Html(f"{said(_bound(c))} <span class=\"muted\">{escape(source)}</span>") if c.bound else Html("")
+    alpha = said(f"{v['alpha']}, one-sided") if v.get("alpha") is not None else Html("")
+    pairs = [("bound", bound), ("alpha", alpha), ("n planned at least", said(c.min_n) if c.min_n is not None else Html(""))]
+    pairs += [(name, said_json(v[key])) for key, name in keys if v.get(key) not in (None, "", {})]
+    return definitions([("reason", said(c.reason)) if c.reason else ("reason", Html("")), *pairs])
+
+
+def _bound(c: ClaimView) -> str:
+    ends = ", ".join(f"{c.bound[key]:g}" for key in ("limit", "high") if isinstance(c.bound.get(key), (int, float)))
+    kind = str(c.bound.get("kind"))
+    return f"{kind}()" if kind == "identical" else f"{kind}({ends}): {c.demand}"
+
+
+def _basis(c: ClaimView) -> str:
+    m = c.measurement
+    pairs = [("void because", said("; ".join(map(str, m.get("invalid") or ())))) if m.get("invalid") else ("", Html(""))]
+    pairs += [("remarks", said("; ".join(map(str, m.get("notes") or ())))) if m.get("notes") else ("", Html(""))]
+    subjects = ", ".join(f"{s.get('name')} ({str(s.get('digest'))[:12]})" for s in m.get("subjects") or ())
+    pairs += [("subjects", said(subjects)) if subjects else ("", Html(""))]
+    pairs += [("conditions", said_json(m["conditions"], 4_000)) if m.get("conditions") else ("", Html(""))]
+    return definitions([p for p in pairs if p[0]])
+
+
+def _files(c: ClaimView) -> str:
+    if not c.file:
+        return "<p>No evidence file.</p>"
+    kept = c.measurement.get("samples") or {}
+    pairs = [("test", said(c.notes.get("test") or DASH)), ("evidence", file_link(c.file))]
+    if kept:
+        named = f"{file_link(str(kept.get('file', '')))} · {number(kept.get('rows'))} rows · SHA-256 {said_json(kept.get('sha256', ''))}"
+        pairs.append(("raw rows", Html(named)))
+    if c.problem:
+        pairs.append(("attention", said(c.problem)))
+    return definitions(pairs)
+
+
+def _rows(c: ClaimView) -> str:
+    """The rows of a deterministic claim: what breaks it first, then what has most to say."""
+    if c.estimand != "exact" or not c.samples:
+        return ""
+    bad = [s for s in c.samples if _breaks(c, s)]
+    rest = sorted((s for s in c.samples if not _breaks(c, s)), key=lambda s: -len(s.detail))
+    shown = [*bad, *rest][:_ROWS]
+    keys = sorted({key for s in shown for key in s.detail})
+    rows = [_row(c, s, keys) for s in shown]
+    inner = table(f"Rows of {c.id}", ("row", "as claimed", "value", *keys), rows, ("", "", "num", *["mono"] * len(keys)))
+    count = f"{len(shown)} of {len(c.samples)}" if len(shown) < len(c.samples) else str(len(shown))
+    return f"<details{' open' if bad else ''}><summary>Rows <span class=\"muted\">({count}; {len(bad)} break the claim)</span></summary>{inner}</details>"
+
+
+def _row(c: ClaimView, s: Sample, keys: Sequence[str]) -> list[Html]:
+    verdict = "✗ no" if _breaks(c, s) else "✓ yes"
+    value = number(s.value) if s.status == "ok" else s.status
+    return [said(s.item, 200), Html(verdict), said(value, 60), *(said_json(s.detail[k], 300) if k in s.detail else Html("") for k in keys)]
+
+
+def _breaks(c: ClaimView, s: Sample) -> bool:
+    if s.value is None:
+        return True
+    if c.bound.get("kind") == "identical":
+        return s.value != 1
+    ends = c.limits
+    if not ends:
+        return False
+    if c.bound.get("kind") == "at_least":
+        return s.value < ends[0]
+    return s.value > ends[-1] or (len(ends) == 2 and s.value < ends[0])
+
+
+# --- checking ---------------------------------------------------------------------------------
+
+
+def recheck(run: RunView) -> Html:
+    """How a stranger derives it all again."""
+    return Html(
+        "<p>This page decides nothing. Each verdict can be derived again from the sealed plan and the raw rows, without a network, "
+        "with Python and this package alone. RUN is the folder this page lies in:</p>"
+        "<pre>python -m harness recheck RUN</pre>"
+        "<p>It checks the digest of every file against <code>bundle.json</code>, every claim against the plan, every table of raw rows "
+        "against its SHA-256, and judges every claim and control again. The seal it prints is the one that was printed when the run "
+        "ended; compare them if you were told one.</p>"
+        f"<p>The plan of this run has SHA-256 <code>{escape(run.plan_digest) or 'missing'}</code>. "
+        f"{len(run.claims)} claims are shown here.</p>"
+    )

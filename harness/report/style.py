@@ -1,0 +1,131 @@
+"""The one style sheet of ``report.html``: light, dark, print, narrow. No fonts, no images, no network."""
+
+from __future__ import annotations
+
+__all__ = ["CSS"]
+
+_LIGHT = """
+--bg:#fff;--soft:#f6f8fa;--fg:#1b1f24;--muted:#57606a;--edge:#d0d7de;--link:#0550ae;--tint:#d8eef0;
+--holds:#0b6b50;--holds-bg:#dff5ea;--fails:#b3261e;--fails-bg:#fde8e6;--inconclusive:#7d5200;--inconclusive-bg:#fcf0d4;
+--absent:#57606a;--absent-bg:#eaeef2;--error:#8f1d5c;--error-bg:#fbe6f1;--lost:#5c36a0;--lost-bg:#efe8fb;
+--was:#d8eef0;--now:#ffdcd2;
+"""
+_DARK = """
+--bg:#0d1117;--soft:#161b22;--fg:#e6edf3;--muted:#9aa4af;--edge:#30363d;--link:#79b8ff;--tint:#12363b;
+--holds:#56d3a3;--holds-bg:#0f2f25;--fails:#ff8a80;--fails-bg:#3d1513;--inconclusive:#f0c060;--inconclusive-bg:#382a0c;
+--absent:#9aa4af;--absent-bg:#21262d;--error:#ff8fc7;--error-bg:#3a1229;--lost:#c3a6ff;--lost-bg:#2a1d47;
+--was:#12363b;--now:#5a231b;
+"""
+
+CSS = (
+    f":root{{color-scheme:light dark;{_LIGHT}}}"
+    f"@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
+    """
+*{box-sizing:border-box}
+html{scroll-padding-top:1rem}
+body{margin:0 auto;max-width:1240px;padding:1.5rem 1.25rem 4rem;background:var(--bg);color:var(--fg);
+ font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans","DejaVu Sans",sans-serif}
+h1{font-size:1.6rem;line-height:1.2;margin:0}
+h2{font-size:1.25rem;margin:2.2rem 0 .6rem;padding-bottom:.3rem;border-bottom:1px solid var(--edge)}
+h3{font-size:1rem;margin:1.4rem 0 .4rem}
+p{margin:.4rem 0;max-width:80ch}
+a{color:var(--link);text-underline-offset:.15em}
+a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+code,pre,.mono{font:.88em/1.45 ui-monospace,SFMono-Regular,Menlo,"Liberation Mono","DejaVu Sans Mono",monospace}
+pre{background:var(--soft);border:1px solid var(--edge);border-radius:6px;padding:.6rem .8rem;overflow:auto;white-space:pre-wrap;
+ overflow-wrap:anywhere;margin:.4rem 0}
+.muted{color:var(--muted)}
+.small{font-size:.86rem}
+.skip{position:absolute;left:-99in}
+.skip:focus{position:static}
+.meta{color:var(--muted);margin:.3rem 0 0;overflow-wrap:anywhere}
+.release{font-size:1.2rem;font-weight:650;margin:1rem 0 .7rem;padding:.7rem 1rem;border-radius:8px;border-left:6px solid;max-width:none}
+.release.good{color:var(--holds);background:var(--holds-bg)}
+.release.bad{color:var(--fails);background:var(--fails-bg)}
+.release.open{color:var(--inconclusive);background:var(--inconclusive-bg)}
+.warn{border:2px solid var(--inconclusive);color:var(--inconclusive);background:var(--inconclusive-bg);border-radius:8px;
+ padding:.5rem 1rem;font-weight:650;max-width:none;overflow-wrap:anywhere}
+.badges{display:flex;flex-wrap:wrap;gap:.4rem;list-style:none;padding:0;margin:.5rem 0}
+.badge{display:inline-block;white-space:nowrap;border-radius:1em;padding:.05rem .6rem;font-size:.84rem;font-weight:600;
+ border:1px solid currentColor;color:var(--absent);background:var(--absent-bg)}
+.badge.o-holds{color:var(--holds);background:var(--holds-bg)}
+.badge.o-fails{color:var(--fails);background:var(--fails-bg)}
+.badge.o-inconclusive{color:var(--inconclusive);background:var(--inconclusive-bg)}
+.badge.o-error{color:var(--error);background:var(--error-bg)}
+.badge.o-lost{color:var(--lost);background:var(--lost-bg)}
+.badge.none{opacity:.55}
+nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.8rem 0 0;font-size:.92rem}
+.scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:8px;margin:.5rem 0}
+table{border-collapse:collapse;width:100%;font-size:.9rem}
+caption{text-align:left;padding:.4rem .7rem;color:var(--muted);font-size:.84rem}
+th,td{padding:.38rem .7rem;text-align:left;vertical-align:top;border-top:1px solid var(--edge)}
+thead th{background:var(--soft);border-top:0;font-size:.8rem;color:var(--muted);font-weight:600;white-space:nowrap;vertical-align:bottom}
+thead tr+tr th{border-top:1px solid var(--edge)}
+tbody th{font-weight:600}
+th[scope=rowgroup]{background:var(--soft);font-size:.86rem}
+th[colspan]:not([scope=rowgroup]){text-align:center}
+.num{font-variant-numeric:tabular-nums;white-space:nowrap}
+.num a{color:inherit;text-decoration-color:var(--muted)}
+.claim{min-width:13rem;width:46%}
+.claim .muted,.claim .why{display:block;font-weight:400;font-size:.84rem}
+.sub{display:block;color:var(--muted);font-size:.84rem;font-weight:400}
+.was,.now{padding:0 .1em;border-radius:3px;color:inherit}
+.was{background:var(--was);text-decoration:underline dotted}
+.now{background:var(--now);text-decoration:underline wavy;text-decoration-thickness:1px}
+.answer{white-space:pre-wrap;overflow-wrap:anywhere;min-width:17rem;max-width:34rem}
+details{margin:.5rem 0}
+summary{cursor:pointer;padding:.25rem 0}
+article{border:1px solid var(--edge);border-radius:8px;padding:.2rem 1rem .7rem;margin:.9rem 0}
+article:target{outline:3px solid var(--link)}
+article h3{display:flex;flex-wrap:wrap;gap:.6rem;align-items:center;margin:.7rem 0 .3rem;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.15rem 1rem;margin:.5rem 0;font-size:.9rem}
+dt{color:var(--muted)}
+dd{margin:0;overflow-wrap:anywhere}
+figure{margin:.8rem 0}
+figcaption{color:var(--muted);font-size:.86rem}
+.panels{display:flex;flex-wrap:wrap;gap:1rem}
+.panels .scroll{border:0;margin:0;max-width:100%}
+svg.plot{display:block;color:var(--fg);font:12px system-ui,"Liberation Sans","DejaVu Sans",sans-serif}
+svg.wide{min-width:760px;width:100%;height:auto}
+svg text{fill:var(--fg)}
+svg .tick,svg .axis{fill:var(--muted)}
+svg .label,svg .title{font-weight:600}
+svg .grid{stroke:var(--edge)}
+svg .zero{stroke:var(--muted)}
+svg .bound{stroke:var(--fg);stroke-width:1.5;stroke-dasharray:4 3}
+svg .good{fill:var(--tint)}
+svg .bar{stroke:var(--absent);stroke-width:2}
+svg .mark{fill:var(--absent);stroke:var(--bg);stroke-width:1}
+svg .o-holds.bar{stroke:var(--holds)}svg .o-holds.mark{fill:var(--holds)}
+svg .o-fails.bar{stroke:var(--fails)}svg .o-fails.mark{fill:var(--fails)}
+svg .o-inconclusive.bar{stroke:var(--inconclusive)}svg .o-inconclusive.mark{fill:var(--inconclusive)}
+svg .dot{fill:var(--link);fill-opacity:.45}
+svg .box{fill:none;stroke:var(--fg);stroke-width:1.2}
+svg .median{stroke:var(--fg);stroke-width:2.5}
+svg .mean{fill:var(--fg)}
+@media (max-width:600px){
+ body{padding:1rem .75rem 3rem}
+ h1{font-size:1.3rem}
+ .release{font-size:1.05rem}
+ article{padding:.2rem .7rem .6rem}
+ dl{grid-template-columns:1fr;gap:0}
+ dd{margin:0 0 .4rem}
+ th,td{padding:.35rem .5rem}
+}
+@media print{
+ :root{"""
+    + _LIGHT
+    + """}
+ body{max-width:none;padding:0;font-size:9.5pt}
+ nav,.skip{display:none}
+ .scroll{overflow:visible;border:0}
+ table{font-size:7.5pt}
+ .claim,.answer{min-width:0}
+ .num{white-space:normal}
+ tr,article,figure{break-inside:avoid}
+ h2,h3{break-after:avoid}
+ details::details-content{content-visibility:visible;block-size:auto}
+ *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
+}
+"""
+)
