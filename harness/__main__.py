@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
-    doctor.add_argument("--install", action="append", default=[], metavar="EXTRA", help="install an extra here: hf, llamacpp, openai, train, test")
+    doctor.add_argument(
+        "--install", action="append", default=[], metavar="EXTRA", help="install an extra here: hf, llamacpp, openai, train, test"
+    )
     doctor.set_defaults(verb=_doctor)
 
     make = verbs.add_parser("make", help="make artifacts of the lifecycle file", epilog="example: python -m harness make base tuned")
@@ -57,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "plan", help="n for a margin, and the power of an n", formatter_class=shape,
         epilog="example: python -m harness plan --margin .05 --psi .10 --n 560",
     )  # fmt: skip
-    plan.add_argument("--margin", type=float, help="non-inferiority margin on the score scale (.05 is 5 points); all golden sets without it")
+    plan.add_argument(
+        "--margin", type=float, help="non-inferiority margin on the score scale (.05 is 5 points); all golden sets without it"
+    )
     plan.add_argument("--psi", type=float, default=0.10, help="expected share of items that change either way (default .10)")
     plan.add_argument("--alpha", type=float, default=0.05, help="one-sided error rate (default .05)")
     plan.add_argument("--n", type=int, help="also print the exact power at this n")

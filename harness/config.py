@@ -1,12 +1,12 @@
 """The lifecycle file (TOML) and ``--subject``, as frozen settings. Unknown keys are errors.
 
-    [lifecycle]            name; golden = folder of the golden sets
-    [subjects]             name = "scheme:location"
-    [quant]                reference, builds, sets, texts: what suites/quant compares
-    [recipes.NAME]         numbers of a recipe of the built-in subject
-    [tiers.smoke]          items, texts, blocks: how much of each a tier uses (0: all)
-    [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
-                           expect = "fails" with why = "..." for what is known to be broken
+[lifecycle]            name; golden = folder of the golden sets
+[subjects]             name = "scheme:location"
+[quant]                reference, builds, sets, texts: what suites/quant compares
+[recipes.NAME]         numbers of a recipe of the built-in subject
+[tiers.smoke]          items, texts, blocks: how much of each a tier uses (0: all)
+[claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
+                       expect = "fails" with why = "..." for what is known to be broken
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def parse_subject(text: str) -> SubjectSpec:
     name, equals, rest = text.partition("=")
     scheme, colon, location = rest.partition(":")
     if not (name and equals and colon and location):
-        raise ConfigError(
-            f"subject {text!r}: expected name=scheme:location, like mine=gguf:./model.gguf or mine=hf:./folder"
-        )
+        raise ConfigError(f"subject {text!r}: expected name=scheme:location, like mine=gguf:./model.gguf or mine=hf:./folder")
     if scheme not in SCHEMES:
         raise ConfigError(f"subject {text!r}: unknown scheme {scheme!r}; {nearest(scheme, list(SCHEMES))}")
     return SubjectSpec(name, scheme, rest if scheme in ("http", "https") else location)
@@ -181,7 +179,7 @@ _TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in data.get("tiers", {}):
-        table = reader.table(data["tiers"], name, {field: int for field in ("items", "texts", "blocks", "control_items", "control_texts")})
+        table = reader.table(data["tiers"], name, dict.fromkeys(("items", "texts", "blocks", "control_items", "control_texts"), int))
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
     return tiers
 

@@ -162,9 +162,7 @@ def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any]) ->
 def measurement_from_json(data: Mapping[str, Any], samples: tuple[Sample, ...]) -> Measurement:
     """The measurement an evidence file describes, with its rows."""
     subjects = tuple(Subject(**s) for s in data["subjects"])
-    return Measurement(
-        data["metric"], samples, subjects, data["conditions"], tuple(data["invalid"]), tuple(data["notes"])
-    )
+    return Measurement(data["metric"], samples, subjects, data["conditions"], tuple(data["invalid"]), tuple(data["notes"]))
 
 
 # --- writing a run ----------------------------------------------------------------------------

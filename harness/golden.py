@@ -215,9 +215,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not line.strip():
         _fail(where, "an empty line", "a JSON object", _REPAIR)
     try:
-        row = json.loads(
-            line.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_float=_finite
-        )
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_float=_finite)
     except UnicodeDecodeError as error:
         _fail(where, f"byte 0x{line[error.start]:02x} at {error.start + 1}", "UTF-8", "Save the file as UTF-8")
     except (ValueError, RecursionError) as error:

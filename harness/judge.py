@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from harness.bounds import Bound
 from harness.stats import betting, intervals, means, paired, plan, ratio, special
 from harness.types import Claim, Control, Measurement, Outcome, Sample, Verdict
 
@@ -138,7 +139,8 @@ def _settle(claim: Claim, tests: _Tests) -> Verdict:
     """holds, fails or inconclusive from two tests whose nulls meet at the bound."""
     shown = f"{tests.estimate:.4g} [{tests.low:.4g}, {tests.high:.4g}], n = {tests.n}; claimed {claim.bound}"
     outcome: Outcome = "inconclusive"
-    reason, needed = "straddles", (None, None)
+    reason = "straddles"
+    needed: tuple[int | None, int | None] = (None, None)
     if tests.p_hold <= claim.level:
         outcome, reason, sentence = "holds", "proven", f"{shown}: shown at p = {tests.p_hold:.3g}"
     elif tests.p_fail <= (tests.alpha_fail or claim.level):
@@ -200,10 +202,10 @@ def _paired_difference(claim: Claim, measurement: Measurement) -> Verdict:
         return _inconclusive("duplicate_rows", "replicates must be averaged per item first", len(samples) // 2)
     new, old = ({s.item: s for s in samples if s.arm == arm} for arm in ("new", "old"))
     items = sorted(new)
-    scores = _scores([new[i] for i in items]), _scores([old[i] for i in items])
-    if scores[0] is None or scores[1] is None:
+    ours, theirs = _scores([new[i] for i in items]), _scores([old[i] for i in items])
+    if ours is None or theirs is None:
         return _inconclusive("domain", "an exact paired test needs values that are 0 or 1", len(items))
-    pairs = Counter((x or 0, y or 0) for x, y in zip(*scores, strict=True))  # error or truncation: wrong in that arm
+    pairs = Counter((x or 0, y or 0) for x, y in zip(ours, theirs, strict=True))  # error or truncation: wrong in that arm
     b, c, n = pairs[1, 0], pairs[0, 1], len(items)
     counts = {"b": b, "c": c, "both_right": pairs[1, 1], "both_wrong": pairs[0, 0], "n": n}
     if claim.bound.kind == "better_than" and claim.bound.limit == 0:
@@ -335,11 +337,10 @@ def _run_ratio(claim: Claim, measurement: Measurement) -> Verdict:
         return _inconclusive("unpaired_items", "each block needs two runs of either arm", len(blocks))
     if len(blocks) < 4:
         return _inconclusive("few_clusters", f"{len(blocks)} blocks; at least 4 are needed", len(blocks), n_needed=4)
-    order = [("old", 0), ("new", 0), ("new", 1), ("old", 1)]
-    rows = [tuple(block[key] for key in order) for _, block in sorted(blocks.items())]
+    rows = [(b["old", 0], b["new", 0], b["new", 1], b["old", 1]) for _, b in sorted(blocks.items())]
     if any(value <= 0 for row in rows for value in row):
         return _inconclusive("non_finite", "a run has no positive statistic", len(rows))
-    result = ratio.abba(rows, claim.level)
+    result = ratio.abba(rows, claim.level, claim.level)  # shown: both ends at alpha
     if result.sd_log == 0:
         return _inconclusive("zero_variance", "all blocks agree exactly: a zero-width interval never decides", len(rows))
     limit = math.log(claim.bound.limit)
@@ -368,11 +369,8 @@ def _exact(claim: Claim, measurement: Measurement) -> Verdict:
         worst = 1 - bad / len(samples)
         names = [s.item for s in samples if s.value != 1][:5]
     else:
-        inside = {"at_most": lambda v: v <= bound.limit, "at_least": lambda v: v >= bound.limit}.get(
-            bound.kind, lambda v: bound.limit <= v <= (bound.high or bound.limit)
-        )
-        names = [s.item for s in samples if s.value is None or not inside(s.value)][:5]
-        bad = missing + sum(not inside(v) for v in values)
+        names = [s.item for s in samples if s.value is None or not _inside(bound, s.value)][:5]
+        bad = missing + sum(not _inside(bound, v) for v in values)
         worst = (min if bound.kind == "at_least" else max)(values, default=math.inf)
     n = len(samples)
     statistics = {"n": n, "mismatches": bad}
@@ -382,6 +380,12 @@ def _exact(claim: Claim, measurement: Measurement) -> Verdict:
         return Verdict("fails", "refuted", sentence, shown, n=n, method="exact/1", exactness="exact", statistics=statistics)
     sentence = f"all {n} rows satisfy {bound}; worst {worst:.6g}" if bound.kind != "identical" else f"all {n} rows are as expected"
     return Verdict("holds", "proven", sentence, shown, n=n, method="exact/1", exactness="exact", statistics=statistics)
+
+
+def _inside(bound: Bound, value: float) -> bool:
+    if bound.kind == "at_most":
+        return value <= bound.limit
+    return bound.limit <= value <= (math.inf if bound.high is None else bound.high)
 
 
 _RULES: dict[str, Callable[[Claim, Measurement], Verdict]] = {
@@ -416,7 +420,9 @@ def _wrong_side(claim: Claim, estimate: float) -> bool:
 
 def _with_controls(claim: Claim, verdict: Verdict, controls: Sequence[Control]) -> Verdict:
     """Records each control beside the verdict; a gate that does not work may not speak."""
-    records, failed, undecided = [], [], []
+    records: list[dict[str, Any]] = []
+    failed: list[str] = []
+    undecided: list[str] = []
     for control in controls:
         got = _decide(claim, control.measurement)
         met = got.outcome in control.expect

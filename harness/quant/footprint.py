@@ -32,7 +32,7 @@ def blocks(
     A row: block, arm, replicate, tokens per second (prompt and answer, one stream, one thread), peak
     resident bytes. EngineError if a run dies, with the end of what it said.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="footprint-") as folder:
         asked = Path(folder) / "prompts.json"
         asked.write_text(json.dumps([list(p.messages) for p in prompts]), encoding="utf-8")

@@ -31,6 +31,7 @@ __all__ = [
     "file_type",
     "quantize",
     "read_header",
+    "recipe_of",
     "tensor_fallbacks",
 ]
 
@@ -67,21 +68,32 @@ def _recipe(recipe: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return _RECIPES[recipe]
 
 
+def recipe_of(header: Header, name: str = "") -> str | None:
+    """The recipe a build goes by: its declared ``name`` if that is one, else what the file calls itself.
+
+    The name comes first, so that an unquantized file posing as q8_0 is held to q8_0. None if neither
+    is known here: then a matrix only has to be quantized at all.
+    """
+    return next((r for r in (name, f"gguf-{file_type(header).lower()}") if r in _RECIPES), None)
+
+
 def allowed_types(recipe: str) -> frozenset[str]:
     """The types that the recipe's matrices have where no row length forces another one."""
     blocks, output = _recipe(recipe)
     return frozenset(blocks + output)
 
 
-def tensor_fallbacks(header: Header, recipe: str) -> list[Fallback]:
+def tensor_fallbacks(header: Header, recipe: str | None) -> list[Fallback]:
     """The matrices of ``header`` that do not carry a type of ``recipe``, and why.
 
     llama.cpp falls back without failing where a row is no multiple of 256 (Q4_K becomes Q5_0,
     Q6_K becomes Q8_0): such a file is larger than its name says. A matrix of another type though
     its rows allowed the recipe's is reported with ``excused`` False. Vectors (norms) are not
-    looked at: llama.cpp keeps them in F32. Raises SubjectError for an unknown recipe.
+    looked at: llama.cpp keeps them in F32. Without a recipe any quantized type will do. Raises
+    SubjectError for an unknown recipe.
     """
-    blocks, output = _recipe(recipe)
+    quantized = tuple(name for name, _, _ in TYPES.values() if name not in FLOATS)
+    blocks, output = (quantized, quantized) if recipe is None else _recipe(recipe)
     tied = not any(t.name == "output.weight" for t in header.tensors)
     found = []
     for tensor in header.tensors:

@@ -47,17 +47,10 @@ class Build:
     @property
     def size_bytes(self) -> int | None:
         """Size of the file, as the inventory measured it."""
-        return next(iter(self._details("size_bytes")), None)
-
-    @property
-    def reference_bytes(self) -> int | None:
-        """Size of the reference's file, where the inventory tells it."""
-        return next(iter(self._details("reference_bytes")), None)
-
-    def _details(self, key: str) -> Iterable[int]:
         found = self.claim("bits")
-        values = (s.detail.get(key) for s in found.samples) if found else ()
-        return (v for v in values if isinstance(v, int) and v > 0)
+        sizes = (s.detail.get("size_bytes") for s in found.samples) if found else ()
+        return next((v for v in sizes if isinstance(v, int) and v > 0), None)
+
 
 
 def builds_of(run: RunView) -> list[Build]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from harness.report.builds import PER_BUILD, Arm, Build, arms, builds_of, reference_of, sets_of
-from harness.report.markup import Html, claim_id, link, said, scroll, table
+from harness.report.markup import Html, claim_id, link, outcome_class, said, scroll, table
 from harness.report.plots import Interval, Mark, Strip, forest, quartiles, scatter, strips
 from harness.report.text import DASH, SYMBOLS, number, signed, span
 from harness.report.view import ClaimView, RunView
@@ -39,7 +39,7 @@ def builds_table(run: RunView, builds: Sequence[Build]) -> Html:
         '<p class="small muted">Accuracy: right / all, with exact 95% limits, for description only. The difference, item by item, '
         "is what decides. ✓ holds · ✗ fails · ? inconclusive · – not measured.</p>"
     )
-    body = f"<table>{_builds_head(sets, columns)}<tbody>{''.join(rows)}</tbody></table>"
+    body = f"<table class=\"dense\">{_builds_head(sets, columns)}<tbody>{''.join(rows)}</tbody></table>"
     return Html(note + scroll(body, "Builds side by side"))
 
 
@@ -61,9 +61,9 @@ def _reference_row(builds: Sequence[Build], sets: Sequence[str], columns: Sequen
     cells = []
     for claim in claims.values():
         pair = arms(claim)
-        cells += [_arm(pair[1]) if pair else DASH, "reference", ""]
-    tail = "".join(f'<td class="num">{cell}</td>' for cell in [DASH, DASH, *cells, *[""] * len(columns)])
-    return f'<tr><th scope="row">{said(reference_of(named), 80)}<span class="sub">reference</span></th>{tail}</tr>'
+        cells += [_arm(pair[1]) if pair else DASH, DASH, DASH]
+    tail = "".join(f'<td class="num">{cell}</td>' for cell in [DASH, DASH, *cells, *[DASH] * len(columns)])
+    return f'<tr><th scope="row" class="num">{said(reference_of(named), 80)}<span class="sub">reference</span></th>{tail}</tr>'
 
 
 def _build_row(build: Build, sets: Sequence[str], columns: Sequence[str]) -> str:
@@ -72,18 +72,29 @@ def _build_row(build: Build, sets: Sequence[str], columns: Sequence[str]) -> str
     for name in sets:
         claim = build.claim("accuracy", name)
         pair = arms(claim)
-        cells += [_to(claim, _arm(pair[0]) if pair else DASH), _verdict(claim, signs=True), _verdict(build.claim("flips", name))]
+        cells += [_accuracy(claim, pair[0] if pair else None), _verdict(claim, signs=True), _verdict(build.claim("flips", name))]
     cells += [_verdict(build.claim(name)) for name in columns]
     shown = "".join(f'<td class="num">{cell}</td>' for cell in cells)
-    return f'<tr><th scope="row">{said(build.name, 80)}</th>{shown}</tr>'
+    return f'<tr><th scope="row" class="num">{said(build.name, 80)}</th>{shown}</tr>'
+
+
+def _accuracy(claim: ClaimView | None, arm: Arm | None) -> Html:
+    if arm is None:
+        return Html(DASH)
+    return _to(claim, f"{arm.k / arm.n:.4g}", _under(f"{arm.k}/{arm.n}", span(arm.low, arm.high)))
 
 
 def _arm(arm: Arm) -> Html:
-    return Html(f'{arm.k / arm.n:.4g}<span class="sub">{arm.k}/{arm.n} {span(arm.low, arm.high)}</span>')
+    return Html(f"{arm.k / arm.n:.4g}{_under(f'{arm.k}/{arm.n}', span(arm.low, arm.high))}")
 
 
-def _to(claim: ClaimView | None, inner: str) -> Html:
-    return link(claim, Html(inner)) if claim else Html(DASH)
+def _under(*lines: str) -> Html:
+    return Html("".join(f'<span class="sub">{line}</span>' for line in lines if line))
+
+
+def _to(claim: ClaimView | None, inner: str, under: str = "") -> Html:
+    """The number leads to its evidence; what stands below it does not, or the cell is all underlines."""
+    return Html(f"{link(claim, Html(inner))}{under}") if claim else Html(DASH)
 
 
 def _verdict(claim: ClaimView | None, *, signs: bool = False) -> Html:
@@ -92,7 +103,8 @@ def _verdict(claim: ClaimView | None, *, signs: bool = False) -> Html:
     sign = SYMBOLS.get(claim.outcome, "·")
     value = signed(claim.estimate) if signs else number(claim.estimate)
     name = escape(claim.outcome.replace("_", " "))
-    return link(claim, Html(f'<span title="{name}" aria-label="{name}">{sign}</span> {value}<span class="sub">{span(claim.low, claim.high)}</span>'))
+    shown = f'<span class="sign o-{outcome_class(claim.outcome)}" role="img" aria-label="{name}">{sign}</span> '
+    return Html(shown + _to(claim, value, _under(span(claim.low, claim.high))))
 
 
 # --- quality against size ---------------------------------------------------------------------
@@ -130,7 +142,9 @@ def _panel(builds: Sequence[Build], set_name: str) -> str:
 
 def differences(run: RunView) -> Html:
     """Every paired difference on one axis, each with its margin."""
-    claims = [c for c in run.claims if c.estimand == "paired_difference"]
+    order = {b.name: i for i, b in enumerate(builds_of(run))}
+    paired = (c for c in run.claims if c.estimand == "paired_difference")
+    claims = sorted(paired, key=lambda c: (c.params[:-1], order.get(_last(c), len(order)), c.id))
     intervals = [i for c in claims if (i := interval_of(c, _label(c))) is not None]
     if not intervals:
         return Html("")

@@ -13,7 +13,20 @@ from urllib.parse import quote
 from harness.report.text import DASH, SYMBOLS, clean, shorten
 from harness.report.view import ClaimView
 
-__all__ = ["Html", "badge", "claim_id", "definitions", "differing", "file_link", "link", "said", "said_json", "scroll", "table"]
+__all__ = [
+    "Html",
+    "badge",
+    "claim_id",
+    "definitions",
+    "differing",
+    "file_link",
+    "link",
+    "outcome_class",
+    "said",
+    "said_json",
+    "scroll",
+    "table",
+]
 
 
 class Html(str):
@@ -48,9 +61,14 @@ def file_link(path: str) -> Html:
     return Html(f'<a href="{escape(quote(clean(path)), quote=True)}"><code>{said(path)}</code></a>')
 
 
+def outcome_class(outcome: str) -> str:
+    """The part of a class name that stands for an outcome, whatever a record calls it."""
+    return re.sub(r"[^a-z_]", "", outcome)
+
+
 def badge(outcome: str, extra: str = "", empty: bool = False) -> Html:
     """An outcome: sign, word and colour say the same."""
-    kind = re.sub(r"[^a-z_]", "", outcome)
+    kind = outcome_class(outcome)
     name = escape(clean(outcome.replace("_", " ")))
     more = f" {escape(clean(extra))}" if extra else ""
     return Html(f'<span class="badge o-{kind}{" none" if empty else ""}">{SYMBOLS.get(outcome, "·")} {name}{more}</span>')

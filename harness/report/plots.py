@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from harness.report.markup import outcome_class
 from harness.report.text import number, one_line, signed, span
 
-__all__ = ["Interval", "Mark", "Strip", "Scale", "forest", "mini", "scatter", "strips"]
+__all__ = ["Interval", "Mark", "Scale", "Strip", "forest", "mini", "quartiles", "scatter", "strips"]
 
 
 # --- axes -------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def _rect(x: float, y: float, width: float, height: float, kind: str) -> str:
 
 def _mark(x: float, y: float, outcome: str, size: float = 5) -> str:
     """A shape per outcome: colour alone would say nothing to some readers and to a printer."""
-    kind = f"mark o-{escape(outcome, quote=True)}"
+    kind = f"mark o-{outcome_class(outcome)}"
     if outcome == "holds":
         return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"/>'
     corners = {
@@ -178,23 +179,23 @@ def _bar(interval: Interval, scale: Scale, y: float) -> list[str]:
     parts = []
     if interval.low is not None and interval.high is not None:
         low, high = scale(interval.low), scale(interval.high)
-        kind = f"bar o-{escape(interval.outcome, quote=True)}"
+        kind = f"bar o-{outcome_class(interval.outcome)}"
         parts = [_line(low, y, high, y, kind), *(_line(x, y - 4, x, y + 4, kind) for x in (low, high))]
     return [*parts, _mark(scale(interval.estimate), y, interval.outcome, 4.5)]
 
 
 def forest(intervals: Sequence[Interval], title: str) -> str:
     """All intervals on one axis, zero marked, each with its own bound."""
-    width, label, row, top = 920.0, 270.0, 30.0, 8.0
+    width, label, row, top = 920.0, 230.0, 30.0, 8.0
     bottom = top + row * len(intervals)
-    scale = scale_over([0.0, *(x for i in intervals for x in i.numbers)], label, width - 210)
+    scale = scale_over([0.0, *(x for i in intervals for x in i.numbers)], label, width - 236)
     body = [*_x_axis(scale, top, bottom, title), _line(scale(0), top, scale(0), bottom, "zero")]
     for k, interval in enumerate(intervals):
         y = top + row * (k + 0.5)
         body += _good_side(interval, scale, y - 11, y + 11)
         body += [_line(scale(x), y - 11, scale(x), y + 11, "bound") for x in interval.limits]
         shown = f"{signed(interval.estimate)} {span(interval.low, interval.high)}"
-        body += [_text(4, y + 4, interval.label, "label"), *_bar(interval, scale, y), _text(width - 200, y + 4, shown, "value")]
+        body += [_text(4, y + 4, interval.label, "label"), *_bar(interval, scale, y), _text(width - 226, y + 4, shown, "value")]
     return _svg(width, bottom + 42, f"{title}. " + " · ".join(i.said for i in intervals), body, "wide")
 
 
@@ -213,12 +214,12 @@ class Mark:
 def scatter(marks: Sequence[Mark], title: str, x_title: str, y_title: str) -> str:
     """Quality against size; the area of a mark is the speed ratio, which stands beside it too."""
     width, height, left, top, bottom = 520.0, 330.0, 72.0, 34.0, 270.0
-    across = scale_over([m.x for m in marks], left + 24, width - 96)
+    across = scale_over([m.x for m in marks], left + 24, width - 40)
     up = scale_over([0.0, *(x for m in marks for x in m.interval.numbers)], bottom, top)
     body = [_text(left, 18, title, "title"), *_x_axis(across, top, bottom, x_title), *_y_axis(up, left, width - 16, y_title)]
     for limit in sorted({x for m in marks for x in m.interval.limits}):
         body.append(_line(left, up(limit), width - 16, up(limit), "bound"))
-        body.append(_text(left + 4, up(limit) - 5, f"margin {number(limit)}", "tick"))
+        body.append(_text(width - 18, up(limit) - 5, f"margin {number(limit)}", "tick", "end"))
     for mark in marks:
         body += _build_mark(mark, across, up)
     said = " · ".join(f"{m.interval.said} at {number(m.x)}" for m in marks)
@@ -239,7 +240,7 @@ def _y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
 
 def _build_mark(mark: Mark, across: Scale, up: Scale) -> list[str]:
     x, y = across(mark.x), up(mark.interval.estimate)
-    kind = f"bar o-{escape(mark.interval.outcome, quote=True)}"
+    kind = f"bar o-{outcome_class(mark.interval.outcome)}"
     parts = []
     if mark.interval.low is not None and mark.interval.high is not None:
         ends = up(mark.interval.low), up(mark.interval.high)
@@ -247,7 +248,10 @@ def _build_mark(mark: Mark, across: Scale, up: Scale) -> list[str]:
     size = 5 * math.sqrt(min(max(mark.speed or 1.0, 0.2), 6.0))
     speed = "speed not measured" if mark.speed is None else f"{mark.speed:.3g}× tokens/s"
     parts.append(_mark(x, y, mark.interval.outcome, size))
-    return [*parts, _text(x + 12, y - 2, mark.interval.label, "label"), _text(x + 12, y + 11, speed, "tick")]
+    # Beside the mark, on the side with more room.
+    right = x < (across.start + across.end) / 2
+    at, anchor = (x + size + 6, "start") if right else (x - size - 6, "end")
+    return [*parts, _text(at, y - 2, mark.interval.label, "label", anchor), _text(at, y + 11, speed, "tick", anchor)]
 
 
 # --- distributions ----------------------------------------------------------------------------

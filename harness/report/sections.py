@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.report.builds import Flip, flips, reference_of
 from harness.report.markup import Html, badge, claim_id, definitions, differing, file_link, link, said, said_json, table
-from harness.report.text import DASH, number, span
+from harness.report.text import DASH, SYMBOLS, number, span
 from harness.report.view import ClaimView, RunView
 from harness.types import Sample
 
@@ -33,7 +33,7 @@ def _flips_of(c: ClaimView) -> str:
     if not lost:
         return f"<p>{summary}</p>"
     head = ("item", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
-    body = table(f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("", "answer mono", "answer mono", "answer mono"))
+    body = table(f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("num", "answer mono", "answer mono", "answer mono"))
     shown = f"the worst {_FLIPS} of {len(lost)}" if len(lost) > _FLIPS else f"all {len(lost)}"
     return f"<details><summary>{summary} <span class=\"muted\">({shown})</span></summary>{body}</details>"
 
@@ -63,10 +63,11 @@ def controls(run: RunView) -> Html:
 
 def _control(c: ClaimView, control: Mapping[str, Any]) -> list[Html]:
     estimate = f'{number(control.get("estimate"))}<span class="sub">{span(control.get("low"), control.get("high"))}</span>'
-    met = "✓ as it must" if control.get("met") else "✗ the gate did not prove itself"
+    met = '<span class="met">✓ as it must</span>' if control.get("met") else '<span class="unmet">✗ not as it must</span>'
+    got = str(control.get("outcome", ""))
     return [
         link(c, claim_id(c)), said(control.get("name", ""), 200), said(" or ".join(map(str, control.get("expect", ()))), 100),
-        badge(str(control.get("outcome", ""))), Html(met), Html(estimate), Html(number(control.get("n"))),
+        said(f"{SYMBOLS.get(got, '·')} {got.replace('_', ' ')}", 60), Html(met), Html(estimate), Html(number(control.get("n"))),
     ]  # fmt: skip
 
 
@@ -125,22 +126,41 @@ def _article(c: ClaimView) -> str:
     why = f'<p>Known to fail: {said(c.notes.get("why") or "no reason given")}</p>' if c.known_failure else ""
     return (
         f'<article id="{c.anchor}"><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
-        f"<p><strong>{said(c.sentence)}</strong></p>{why}{_numbers(c)}{_basis(c)}{_files(c)}{_rows(c)}</article>"
+        f"<p><strong>{said(c.sentence)}</strong></p>{why}{definitions([*_decided(c), *_numbers(c), *_basis(c), *_files(c)])}"
+        f"{_rows(c)}</article>"
     )
 
 
-def _numbers(c: ClaimView) -> Html:
-    v = c.verdict
-    keys = (("estimate", "estimate"), ("low", "lower limit"), ("high", "upper limit"), ("level", "level of the interval"),
-            ("p_hold", "p, claim shown"), ("p_fail", "p, claim refuted"), ("n", "n"), ("n_unusable", "failed units"),
-            ("n_needed", "n needed, power .80"), ("n_needed_90", "n needed, power .90"), ("method", "method"),
-            ("exactness", "exactness"), ("statistics", "statistics"))  # fmt: skip
+_NONE = Html("")
+
+
+def _decided(c: ClaimView) -> list[tuple[str, Html]]:
+    """What was fixed before the data."""
     source = {"lifecycle": "set by the lifecycle file", "default": "the default of the suite"}.get(str(c.notes.get("bound_from")), "")
-    bound = Html(f"{said(_bound(c))} <span class=\"muted\">{escape(source)}</span>") if c.bound else Html("")
-    alpha = said(f"{v['alpha']}, one-sided") if v.get("alpha") is not None else Html("")
-    pairs = [("bound", bound), ("alpha", alpha), ("n planned at least", said(c.min_n) if c.min_n is not None else Html(""))]
-    pairs += [(name, said_json(v[key])) for key, name in keys if v.get(key) not in (None, "", {})]
-    return definitions([("reason", said(c.reason)) if c.reason else ("reason", Html("")), *pairs])
+    alpha, planned = c.verdict.get("alpha"), c.min_n
+    return [
+        ("reason", said(c.reason) if c.reason else _NONE),
+        ("bound", Html(f'{said(_bound(c))} <span class="muted">{escape(source)}</span>') if c.bound else _NONE),
+        ("alpha", Html(f"{said_json(alpha)} one-sided") if alpha is not None else _NONE),
+        ("least n planned", said_json(planned) if planned is not None else _NONE),
+    ]
+
+
+def _numbers(c: ClaimView) -> list[tuple[str, Html]]:
+    """Every number of the verdict, with every digit it has in the evidence."""
+    v = c.verdict
+    limits = f" [{said_json(v.get('low'))}, {said_json(v.get('high'))}] at level {said_json(v.get('level'))}"
+    needed = f"{said_json(v.get('n_needed'))} for power .80, {said_json(v.get('n_needed_90'))} for power .90"
+    tests = f"{said_json(v.get('p_hold'))} for holding, {said_json(v.get('p_fail'))} for failing; the smaller, the surer"
+    failed = f", of them {said_json(v.get('n_unusable'))} failed units" if v.get("n_unusable") else ""
+    return [
+        ("estimate", Html(said_json(c.estimate) + (limits if c.low is not None else "")) if c.estimate is not None else _NONE),
+        ("p", Html(tests) if v.get("p_hold") is not None else _NONE),
+        ("n", Html(said_json(v["n"]) + failed) if v.get("n") else _NONE),
+        ("n needed", Html(needed) if v.get("n_needed") is not None else _NONE),
+        ("method", said(f"{v['method']}, {v.get('exactness') or 'exactness not said'}") if v.get("method") else _NONE),
+        ("statistics", said_json(v["statistics"]) if v.get("statistics") else _NONE),
+    ]
 
 
 def _bound(c: ClaimView) -> str:
@@ -149,27 +169,30 @@ def _bound(c: ClaimView) -> str:
     return f"{kind}()" if kind == "identical" else f"{kind}({ends}): {c.demand}"
 
 
-def _basis(c: ClaimView) -> str:
+def _basis(c: ClaimView) -> list[tuple[str, Html]]:
+    """What was measured, on what, under which conditions."""
     m = c.measurement
-    pairs = [("void because", said("; ".join(map(str, m.get("invalid") or ())))) if m.get("invalid") else ("", Html(""))]
-    pairs += [("remarks", said("; ".join(map(str, m.get("notes") or ())))) if m.get("notes") else ("", Html(""))]
     subjects = ", ".join(f"{s.get('name')} ({str(s.get('digest'))[:12]})" for s in m.get("subjects") or ())
-    pairs += [("subjects", said(subjects)) if subjects else ("", Html(""))]
-    pairs += [("conditions", said_json(m["conditions"], 4_000)) if m.get("conditions") else ("", Html(""))]
-    return definitions([p for p in pairs if p[0]])
+    return [
+        ("void because", said("; ".join(map(str, m["invalid"]))) if m.get("invalid") else _NONE),
+        ("remarks", said("; ".join(map(str, m["notes"]))) if m.get("notes") else _NONE),
+        ("subjects", said(subjects) if subjects else _NONE),
+        ("conditions", said_json(m["conditions"], 4_000) if m.get("conditions") else _NONE),
+    ]
 
 
-def _files(c: ClaimView) -> str:
-    if not c.file:
-        return "<p>No evidence file.</p>"
+def _files(c: ClaimView) -> list[tuple[str, Html]]:
+    """Where it all lies in the run folder."""
     kept = c.measurement.get("samples") or {}
-    pairs = [("test", said(c.notes.get("test") or DASH)), ("evidence", file_link(c.file))]
-    if kept:
-        named = f"{file_link(str(kept.get('file', '')))} · {number(kept.get('rows'))} rows · SHA-256 {said_json(kept.get('sha256', ''))}"
-        pairs.append(("raw rows", Html(named)))
-    if c.problem:
-        pairs.append(("attention", said(c.problem)))
-    return definitions(pairs)
+    file, sha = str(kept.get("file", "")), str(kept.get("sha256", ""))
+    # A sidecar is named by the digest of the text inside; say the digest again only if it is not.
+    digest = "its name is the SHA-256 of the text inside" if sha and sha in file else f"SHA-256 of the text inside: {sha}"
+    rows = f"{file_link(file)} · {number(kept.get('rows'))} rows, {said(digest)}" if kept else ""
+    return [
+        ("test", said(c.notes["test"]) if c.notes.get("test") else _NONE),
+        ("evidence", file_link(c.file) if c.file else Html("none: no evidence file was written")),
+        ("raw rows", Html(rows)), ("attention", said(c.problem) if c.problem else _NONE),
+    ]  # fmt: skip
 
 
 def _rows(c: ClaimView) -> str:
@@ -183,7 +206,8 @@ def _rows(c: ClaimView) -> str:
     rows = [_row(c, s, keys) for s in shown]
     inner = table(f"Rows of {c.id}", ("row", "as claimed", "value", *keys), rows, ("", "", "num", *["mono"] * len(keys)))
     count = f"{len(shown)} of {len(c.samples)}" if len(shown) < len(c.samples) else str(len(shown))
-    return f"<details{' open' if bad else ''}><summary>Rows <span class=\"muted\">({count}; {len(bad)} break the claim)</span></summary>{inner}</details>"
+    summary = f'Rows <span class="muted">({count}; {len(bad)} break the claim)</span>'
+    return f"<details{' open' if bad else ''}><summary>{summary}</summary>{inner}</details>"
 
 
 def _row(c: ClaimView, s: Sample, keys: Sequence[str]) -> list[Html]:

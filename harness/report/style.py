@@ -67,6 +67,12 @@ th[colspan]:not([scope=rowgroup]){text-align:center}
 .num{font-variant-numeric:tabular-nums;white-space:nowrap}
 .num a{color:inherit;text-decoration-color:var(--muted)}
 .claim{min-width:13rem;width:46%}
+.dense th,.dense td{padding:.38rem .5rem}
+.dense tbody th{position:sticky;left:0;background:var(--bg);border-right:1px solid var(--edge)}
+.sign{font-weight:700}
+.o-holds.sign,.met{color:var(--holds)}
+.o-fails.sign,.unmet{color:var(--fails)}
+.o-inconclusive.sign{color:var(--inconclusive)}
 .claim .muted,.claim .why{display:block;font-weight:400;font-size:.84rem}
 .sub{display:block;color:var(--muted);font-size:.84rem;font-weight:400}
 .was,.now{padding:0 .1em;border-radius:3px;color:inherit}
@@ -78,7 +84,7 @@ summary{cursor:pointer;padding:.25rem 0}
 article{border:1px solid var(--edge);border-radius:8px;padding:.2rem 1rem .7rem;margin:.9rem 0}
 article:target{outline:3px solid var(--link)}
 article h3{display:flex;flex-wrap:wrap;gap:.6rem;align-items:center;margin:.7rem 0 .3rem;overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:minmax(7rem,max-content) 1fr;gap:.15rem 1rem;margin:.5rem 0;font-size:.9rem}
+dl{display:grid;grid-template-columns:11rem 1fr;gap:.15rem 1rem;margin:.5rem 0;font-size:.9rem}
 dt{color:var(--muted)}
 dd{margin:0;overflow-wrap:anywhere}
 figure{margin:.8rem 0}
@@ -87,7 +93,7 @@ figcaption{color:var(--muted);font-size:.86rem}
 .panels .scroll{border:0;margin:0;max-width:100%}
 svg.plot{display:block;color:var(--fg);font:12px system-ui,"Liberation Sans","DejaVu Sans",sans-serif}
 svg.wide{min-width:760px;width:100%;height:auto}
-svg text{fill:var(--fg)}
+svg text{fill:var(--fg);paint-order:stroke;stroke:var(--bg);stroke-width:3px;stroke-linejoin:round}
 svg .tick,svg .axis{fill:var(--muted)}
 svg .label,svg .title{font-weight:600}
 svg .grid{stroke:var(--edge)}
@@ -111,6 +117,9 @@ svg .mean{fill:var(--fg)}
  dl{grid-template-columns:1fr;gap:0}
  dd{margin:0 0 .4rem}
  th,td{padding:.35rem .5rem}
+ table{font-size:.84rem}
+ .claim{min-width:11rem}
+ .badge{font-size:.76rem;padding:.05rem .45rem}
 }
 @media print{
  :root{"""

@@ -147,7 +147,8 @@ class ClaimView:
     @property
     def why(self) -> str:
         """The verdict's sentence without the numbers in front of it, where those stand in columns of their own."""
-        return self.sentence.partition("; claimed ")[2].partition(": ")[2] or self.sentence
+        numbers = re.match(r"\S+ \[[^\]]*\], n = \d+; claimed [a-z_]+\([^)]*\): ", self.sentence)
+        return self.sentence[numbers.end() :] if numbers else self.sentence
 
     @property
     def p(self) -> tuple[float | None, str]:

@@ -7,9 +7,10 @@ import pytest
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
 from harness.engines.gguf_header import bits_per_weight, file_type, read_header
 from harness.quant import footprint
-from harness.quant.gguf import tensor_fallbacks
+from harness.quant.gguf import recipe_of, tensor_fallbacks
 
-def recipe_of(h): return "gguf-"+file_type(h).lower()
+
+
 
 from suites.quant import controls, margins
 
@@ -17,7 +18,12 @@ pytestmark = pytest.mark.quant
 
 
 def _bits_claim(build: str) -> Claim:
-    return Claim(f"Q4.bits[{build}]", f"{build} spends at most {margins.BITS:g} bits a weight over the whole file", at_most(margins.BITS), estimand="exact")
+    return Claim(
+        f"Q4.bits[{build}]",
+        f"{build} spends at most {margins.BITS:g} bits a weight over the whole file",
+        at_most(margins.BITS),
+        estimand="exact",
+    )
 
 
 @pytest.mark.claim(each=_bits_claim)
@@ -43,7 +49,7 @@ def _types_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_types_claim)
 def test_every_tensor_is_quantized(claim, bench, build):
-    recipe = recipe_of(read_header(bench.gguf_path(build)))
+    recipe = recipe_of(read_header(bench.gguf_path(build)), build)
     posing = Control("planted: the reference posing as the build", controls.FAILS, _types(bench, bench.settings.reference, recipe))
     claim.check(_types(bench, build, recipe), controls=[posing])
 

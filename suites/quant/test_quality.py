@@ -62,7 +62,10 @@ def test_few_items_change_either_way(claim, bench, golden_set, build):
     pairs = _pairs(bench, golden_set)
     limit, nothing = claim.claim.bound.limit, _flips(pairs(bench.settings.reference, control=True))
     many = Measurement("flips", controls.with_share(nothing.samples, 2 * limit, claim.claim.id))
-    claim.check(_flips(pairs(build)), controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED, control=True)))])
+    claim.check(
+        _flips(pairs(build)),
+        controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED, control=True)))],
+    )
 
 
 def _flips(pairs: Measurement) -> Measurement:
@@ -104,16 +107,22 @@ def _fidelity(claim, bench, build, metric, samples, top):
 
     def measure(name: str, *, control: bool = False) -> Measurement:
         subjects = (bench.subject(name), bench.subject(reference))
-        return Measurement(metric, samples(bench.distributions(name, reference, control=control)), subjects, {"texts": bench.settings.texts})
+        return Measurement(
+            metric, samples(bench.distributions(name, reference, control=control)), subjects, {"texts": bench.settings.texts}
+        )
 
     nothing = measure(reference, control=True)
     more = Measurement(metric, controls.shifted(nothing.samples, 2 * limit, top))
-    claim.check(measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED, control=True))])
+    claim.check(
+        measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED, control=True))]
+    )
 
 
 def _tail_claim(build: str) -> Claim:
     above, share = margins.KLD_TAIL
-    return Claim(f"Q2.tail[{build}]", f"{build} is further than {above:g} nats off on at most {share:.0%} of documents", at_most(share), min_n=59)
+    return Claim(
+        f"Q2.tail[{build}]", f"{build} is further than {above:g} nats off on at most {share:.0%} of documents", at_most(share), min_n=59
+    )
 
 
 @pytest.mark.claim(each=_tail_claim)
@@ -128,7 +137,9 @@ def test_no_tail_of_broken_documents(claim, bench, build):
     nothing = measure(reference, control=True)
     share = 4 * claim.claim.bound.limit
     many = Measurement("kld_tail", controls.with_share(nothing.samples, share, claim.claim.id))
-    claim.check(measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED, control=True))])
+    claim.check(
+        measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED, control=True))]
+    )
 
 
 def _perplexity_claim(build: str) -> Claim:

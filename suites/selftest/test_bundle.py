@@ -174,7 +174,15 @@ def test_recheck_runs_on_the_standard_library_alone(tmp_path):
     run = make(tmp_path / "run")
     shutil.copytree(Path(evidence.__file__).parent, tmp_path / "alone" / "harness")
     code = "import sys; from harness.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path / 'alone')!r}); {code}", "recheck", str(run)]
+    command = [
+        sys.executable,
+        "-I",
+        "-S",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'alone')!r}); {code}",
+        "recheck",
+        str(run),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stderr
     assert "identical" in done.stdout

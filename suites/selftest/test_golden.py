@@ -19,10 +19,7 @@ pytestmark = pytest.mark.selftest
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 
 ROWS: dict[str, list[dict[str, Any]]] = {
-    "json_extraction": [
-        {"id": f"a-{i}", "input": f"{i} Main St Zürich", "target": {"number": str(i), "city": "Zürich"}}
-        for i in range(9)
-    ],
+    "json_extraction": [{"id": f"a-{i}", "input": f"{i} Main St Zürich", "target": {"number": str(i), "city": "Zürich"}} for i in range(9)],
     "multiple_choice": [{"id": "q-1", "question": "Which?", "choices": ["this", "that"], "answer": 1}],
     "documents": [{"id": "d-1", "text": "some text"}, {"id": "d-2", "text": "more text"}],
 }

@@ -116,7 +116,9 @@ def test_workers_change_nothing(project):
     for workers in ((), ("-n", "2")):
         assert project.runpytest_subprocess("--run-dir", f"run{len(workers)}", *workers).ret == 1
         run = project.path / f"run{len(workers)}"
-        bundles.append({p.relative_to(run).as_posix(): p.read_bytes() for p in (*run.glob("evidence/*"), *run.glob("samples/*"), run / "plan.json")})
+        bundles.append(
+            {p.relative_to(run).as_posix(): p.read_bytes() for p in (*run.glob("evidence/*"), *run.glob("samples/*"), run / "plan.json")}
+        )
     assert bundles[0] == bundles[1]
 
 
@@ -162,16 +164,16 @@ def test_expected_failures_are_strict(project):
     rules = "".join(f'[claims.{name}]\nexpect = "fails"\nwhy = "known"\n' for name in ("holds", "fails", "inconclusive"))
     (project.path / lifecycle).write_text(MINIMAL + rules)
     result = project.runpytest_subprocess("-v")
-    result.stdout.fnmatch_lines(["*test_holds FAILED*", "*test_fails XFAIL*", "*test_inconclusive INCONCLUSIVE*", "*remove the expectation*"])
+    result.stdout.fnmatch_lines(
+        ["*test_holds FAILED*", "*test_fails XFAIL*", "*test_inconclusive INCONCLUSIVE*", "*remove the expectation*"]
+    )
     assert result.ret == 1
 
 
 def test_margin_from_the_lifecycle_file_is_used_and_said(project):
     write(project, "inconclusive")
     project.mkdir("fixtures")
-    (project.path / "fixtures/lifecycle.toml").write_text(
-        MINIMAL + '[claims.inconclusive]\nbound = {kind = "at_least", limit = 0.7}\n'
-    )
+    (project.path / "fixtures/lifecycle.toml").write_text(MINIMAL + '[claims.inconclusive]\nbound = {kind = "at_least", limit = 0.7}\n')
     assert project.runpytest_subprocess().ret == 0
     record = json.loads((the_run(project) / "evidence/inconclusive.json").read_text())
     assert record["claim"]["bound"]["limit"] == 0.7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -130,9 +131,8 @@ def test_one_branch_shares_everything():
 
 
 def test_unknown_engine_and_option():
-    for call in (open_engine,):
-        with pytest.raises(EngineError, match="llamacpp"):
-            call("llamacp", "x")
+    with pytest.raises(EngineError, match="llamacpp"):
+        open_engine("llamacp", "x")
     with pytest.raises(EngineError, match="unknown engine"):
         available("x")
     with pytest.raises(EngineError, match="salt"):
@@ -232,10 +232,8 @@ def test_hostile_safetensors(tmp_path, data, message):
 def test_any_safetensors_header(tmp_path_factory, raw):
     folder = tmp_path_factory.mktemp("st")
     (folder / "model.safetensors").write_bytes(safetensors_bytes(raw))
-    try:
+    with contextlib.suppress(SubjectError):
         safetensors_entries(folder)
-    except SubjectError:
-        pass
 
 
 def test_shard_outside_the_folder(tmp_path):
