@@ -166,14 +166,16 @@ class Workbench:
     # --- engines ------------------------------------------------------------------------------
 
     def engine(self, name: str) -> Engine:
-        """The subject's engine, opened; at most two models are kept open at once."""
-        if name not in self._engines:
+        """The subject's engine, opened; the two models used last are kept open."""
+        kept = self._engines.pop(name, None)
+        if kept is None:
             while len(self._engines) >= 2:
                 self._engines.pop(next(iter(self._engines))).close()
             kind = self.engine_of(name)
             self._need(kind)
-            self._engines[name] = open_engine(kind, self._engine_location(name), **_options(kind))
-        return self._engines[name]
+            kept = open_engine(kind, self._engine_location(name), **_options(kind))
+        self._engines[name] = kept
+        return kept
 
     def _engine_location(self, name: str) -> str:
         spec = self._spec(name)

@@ -497,7 +497,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for record in closing.records:
         out.write_line(report.line(record), **colours.get(record["verdict"]["outcome"], {"yellow": True}))
     for name in closing.lost:
-        out.write_line(f"lost           {name}: planned, but it left no evidence", red=True)
+        out.write_line(f"lost           {name}: planned, but it left no evidence (crashed, or cut short before it ran)", red=True)
     for need in closing.absent:
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "llama_cpp_quiet",
     "load_json",
     "pick_token",
+    "quiet_transformers",
     "rng_for",
     "safetensors_entries",
     "token_digest",
@@ -103,6 +106,27 @@ def llama_cpp_quiet() -> tuple[Any, deque[str]]:
         llama_cpp.llama_log_set(_LLAMA_LOG["callback"], ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
     return llama_cpp, _LLAMA_LOG["lines"]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' bars and warnings within a block; what goes wrong there is raised.
+
+    stderr is turned away too: the bar of its GGUF reader heeds no setting.
+    """
+    import transformers
+
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
 
 
 def rng_for(*parts: object) -> Any:

@@ -13,6 +13,7 @@ from harness.engines.common import (
     length_batches,
     load_json,
     pick_token,
+    quiet_transformers,
     rng_for,
     safetensors_entries,
     token_digest,
@@ -74,19 +75,16 @@ class HF:
         quantized = "quantization_config" in self._config
         kind = "auto" if dtype == "auto" and quantized else "bfloat16" if dtype == "auto" else dtype
         common = {"local_files_only": True, "trust_remote_code": False}
-        level = self._transformers.utils.logging.get_verbosity()
-        self._transformers.utils.logging.set_verbosity_error()
         try:
-            tokenizer = self._transformers.AutoTokenizer.from_pretrained(str(self.folder), **common)
-            model, info = self._transformers.AutoModelForCausalLM.from_pretrained(
-                str(self.folder), dtype=kind, use_safetensors=True, output_loading_info=True, **common
-            )
+            with quiet_transformers():
+                tokenizer = self._transformers.AutoTokenizer.from_pretrained(str(self.folder), **common)
+                model, info = self._transformers.AutoModelForCausalLM.from_pretrained(
+                    str(self.folder), dtype=kind, use_safetensors=True, output_loading_info=True, **common
+                )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
             raise SubjectError(f"{self.folder}: transformers cannot load it: {_first_line(error)}") from error
         except Exception as error:  # safetensors and tokenizers raise their own classes
             raise SubjectError(f"{self.folder}: cannot be loaded: {_first_line(error)}") from error
-        finally:
-            self._transformers.utils.logging.set_verbosity(level)
         missing = sorted(info["missing_keys"])
         if missing:  # transformers would go on with random numbers
             raise SubjectError(f"{self.folder}: {len(missing)} tensors are missing, like {missing[0]!r}")

@@ -6,16 +6,22 @@ the rest imports numpy, ``gguf``, torch, transformers or ``llama_cpp`` inside th
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines.common import INSTALL_HF, INSTALL_LLAMACPP, llama_cpp_quiet, load_json, safetensors_entries
+from harness.engines.common import (
+    INSTALL_HF,
+    INSTALL_LLAMACPP,
+    llama_cpp_quiet,
+    load_json,
+    quiet_transformers,
+    safetensors_entries,
+)
 from harness.engines.gguf_header import FLOATS, TYPES, Header, TensorInfo, bits_per_weight, file_type, read_header
 from harness.errors import MissingNeed, StoreError, SubjectError, nearest
 
@@ -136,7 +142,7 @@ def dequantize(gguf_path: str | Path, out_dir: str | Path) -> None:
     source = Path(gguf_path).resolve()
     torch, transformers = _need_torch("dequantize a GGUF file")
     # transformers prints bars and a warning for every step; a person reads one line from us
-    with _quiet(transformers):
+    with quiet_transformers():
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(source.parent), gguf_file=source.name, dtype=torch.bfloat16, local_files_only=True
         )
@@ -151,7 +157,7 @@ def dequantize(gguf_path: str | Path, out_dir: str | Path) -> None:
         model.config.__dict__.pop(name, None)
     _fix_tokenizer(tokenizer, header)
     out.mkdir(parents=True, exist_ok=True)
-    with _quiet(transformers):
+    with quiet_transformers():
         model.save_pretrained(out, safe_serialization=True)
         tokenizer.save_pretrained(out)
 
@@ -194,28 +200,6 @@ def _check_finite(model: Any, torch: Any, where: str) -> None:
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise SubjectError(f"{where}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again")
-
-
-class _quiet:
-    """Silences transformers' progress bars and warnings for the duration of a block."""
-
-    def __init__(self, transformers: Any) -> None:
-        self.logging = transformers.utils.logging
-
-    def __enter__(self) -> None:
-        self.level = self.logging.get_verbosity()
-        self.bars = self.logging.is_progress_bar_enabled()
-        self.logging.set_verbosity_error()
-        self.logging.disable_progress_bar()
-        # the bar of the GGUF reader heeds neither
-        self.stderr = redirect_stderr(io.StringIO())
-        self.stderr.__enter__()
-
-    def __exit__(self, *_: object) -> None:
-        self.stderr.__exit__(None, None, None)
-        self.logging.set_verbosity(self.level)
-        if self.bars:
-            self.logging.enable_progress_bar()
 
 
 def _need_torch(what: str) -> tuple[Any, Any]:

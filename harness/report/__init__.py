@@ -34,5 +34,5 @@ def write(run: Path) -> None:
     from harness.report import html, markdown, view
 
     seen = view.load(run)
-    evidence.write_atomic(run / "summary.md", markdown.render(seen).encode("utf-8"))
-    evidence.write_atomic(run / "report.html", html.render(seen).encode("utf-8"))
+    evidence.write_atomic(run / "summary.md", markdown.render(seen).encode("utf-8", "backslashreplace"))
+    evidence.write_atomic(run / "report.html", html.render(seen).encode("utf-8", "backslashreplace"))

@@ -52,7 +52,6 @@ class Build:
         return next((v for v in sizes if isinstance(v, int) and v > 0), None)
 
 
-
 def builds_of(run: RunView) -> list[Build]:
     """The builds, the largest first; by name where sizes are not known."""
     table: dict[str, dict[tuple[str, str], ClaimView]] = {}

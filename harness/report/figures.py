@@ -39,7 +39,7 @@ def builds_table(run: RunView, builds: Sequence[Build]) -> Html:
         '<p class="small muted">Accuracy: right / all, with exact 95% limits, for description only. The difference, item by item, '
         "is what decides. ✓ holds · ✗ fails · ? inconclusive · – not measured.</p>"
     )
-    body = f"<table class=\"dense\">{_builds_head(sets, columns)}<tbody>{''.join(rows)}</tbody></table>"
+    body = f'<table class="dense">{_builds_head(sets, columns)}<tbody>{"".join(rows)}</tbody></table>'
     return Html(note + scroll(body, "Builds side by side"))
 
 
@@ -116,7 +116,7 @@ def tradeoff(builds: Sequence[Build]) -> Html:
     if not panels:
         return Html("")
     note = (
-        '<figcaption>Higher is better, further left is smaller; a larger mark is faster. Vertical bars: confidence limits of the '
+        "<figcaption>Higher is better, further left is smaller; a larger mark is faster. Vertical bars: confidence limits of the "
         "paired difference. The reference lies at zero. The numbers stand in the table above.</figcaption>"
     )
     return Html(f'<figure><div class="panels">{"".join(panels)}</div>{note}</figure>')

@@ -108,6 +108,6 @@ def _claim(c: ClaimView) -> str:
     return (
         f'<tr><td>{badge(c.outcome, known)}</td><th scope="row" class="claim">{link(c, claim_id(c))}'
         f'<span class="muted">{said(c.text, 300)}</span>{why}</th><td class="num">{estimate}</td>'
-        f'<td>{plot}<span class="sub">{escape(c.demand)}</span></td><td class="num">{number(c.n)}</td>'
+        f'<td>{plot}<span class="sub">{escape(c.demand)}</span></td><td class="num">{number(c.n or None)}</td>'
         f'<td class="num">{shown_p}</td><td class="small">{said(c.verdict.get("method") or number(None), 80)}</td></tr>'
     )

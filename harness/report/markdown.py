@@ -75,13 +75,15 @@ def _shown(outcome: str) -> str:
 
 def _failing(run: RunView) -> str:
     """What does not hold comes first, each with its reason."""
-    rows = [c for c in run.claims if c.outcome != "holds"]
-    if not rows:
+    rows = [c for c in run.claims if c.outcome not in ("holds", "lost")]
+    if not rows and not run.lost:
         return ""
     lines = ["## What does not hold", ""]
     for c in rows:
         why = f" (known: {escape(str(c.notes.get('why') or 'no reason given'))})" if c.known_failure else ""
         lines.append(f"- **{_shown(c.outcome)}** {escape(c.id)}{why}: {escape(c.sentence, 300)}")
+    if run.lost:  # one line for all: after a crash they are many and have nothing to add
+        lines.append(f"- **{_shown('lost')}** without evidence: {', '.join(escape(c.id) for c in run.lost)}")
     return "\n".join([*lines, ""])
 
 

@@ -57,8 +57,8 @@ def link(claim: ClaimView, inner: Html) -> Html:
 
 
 def file_link(path: str) -> Html:
-    """A link to a file of the run folder."""
-    return Html(f'<a href="{escape(quote(clean(path)), quote=True)}"><code>{said(path)}</code></a>')
+    """A link to a file of the run folder; never to another place, whatever the record says."""
+    return Html(f'<a href="./{escape(quote(clean(path)), quote=True)}"><code>{said(path)}</code></a>')
 
 
 def outcome_class(outcome: str) -> str:
@@ -82,7 +82,7 @@ def scroll(inner: str, name: str) -> Html:
 def table(name: str, head: Sequence[str], rows: Iterable[Sequence[Html]], classes: Sequence[str] = ()) -> Html:
     """A table whose first column names the row."""
     kinds = [*classes, *[""] * (len(head) - len(classes))]
-    top = "".join(f'<th scope="col">{escape(clean(cell))}</th>' for cell in head)
+    top = "".join(f'<th scope="col">{escape(shorten(cell, 80))}</th>' for cell in head)
     body = "".join(f"<tr>{_cells(row, kinds)}</tr>" for row in rows)
     return scroll(f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>", name)
 

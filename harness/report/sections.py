@@ -35,7 +35,7 @@ def _flips_of(c: ClaimView) -> str:
     head = ("item", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
     body = table(f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("num", "answer mono", "answer mono", "answer mono"))
     shown = f"the worst {_FLIPS} of {len(lost)}" if len(lost) > _FLIPS else f"all {len(lost)}"
-    return f"<details><summary>{summary} <span class=\"muted\">({shown})</span></summary>{body}</details>"
+    return f'<details><summary>{summary} <span class="muted">({shown})</span></summary>{body}</details>'
 
 
 def _flip(flip: Flip) -> list[Html]:
@@ -52,11 +52,11 @@ def controls(run: RunView) -> Html:
     judged = [c for c in run.claims if c.measurement]
     if not judged:
         return Html("")
-    head = ("claim", "control", "expected", "got", "", "estimate", "n")
+    head = ("claim", "control", "expected", "got", "met", "estimate", "n")
     rows = [_control(c, control) for c in judged for control in c.controls]
     without = [c for c in judged if not c.controls]
     note = f"<p>{sum(bool(k.get('met')) for c in judged for k in c.controls)} of {len(rows)} controls came out as they must.</p>"
-    shown = table("Controls", head, rows, ("", "", "", "", "", "num", "num")) if rows else ""
+    shown = table("Controls", head, rows, ("", "", "", "num", "num", "num", "num")) if rows else ""
     bare = f'<p class="muted small">Without a control: {", ".join(link(c, claim_id(c)) for c in without)}.</p>' if without else ""
     return Html(note + shown + bare)
 
@@ -100,7 +100,7 @@ def _facts(title: str, facts: object) -> str:
         return ""
     rows = [[said(key, 100), said_json(value, 200)] for key, value in sorted(facts.items())]
     inner = table(title, ("name", "value"), rows, ("", "mono"))
-    return f"<details><summary>{escape(title)} <span class=\"muted\">({len(rows)})</span></summary>{inner}</details>"
+    return f'<details><summary>{escape(title)} <span class="muted">({len(rows)})</span></summary>{inner}</details>'
 
 
 def _subjects(run: RunView) -> str:
@@ -110,7 +110,7 @@ def _subjects(run: RunView) -> str:
     if not rows:
         return ""
     inner = table("Subjects", ("name", "scheme", "location", "SHA-256"), rows, ("", "", "", "mono"))
-    return f"<details><summary>Subjects <span class=\"muted\">({len(rows)})</span></summary>{inner}</details>"
+    return f'<details><summary>Subjects <span class="muted">({len(rows)})</span></summary>{inner}</details>'
 
 
 # --- the evidence of each claim ---------------------------------------------------------------
@@ -123,7 +123,7 @@ def evidence(run: RunView) -> Html:
 
 def _article(c: ClaimView) -> str:
     known = "known" if c.known_failure else ""
-    why = f'<p>Known to fail: {said(c.notes.get("why") or "no reason given")}</p>' if c.known_failure else ""
+    why = f"<p>Known to fail: {said(c.notes.get('why') or 'no reason given')}</p>" if c.known_failure else ""
     return (
         f'<article id="{c.anchor}"><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
         f"<p><strong>{said(c.sentence)}</strong></p>{why}{definitions([*_decided(c), *_numbers(c), *_basis(c), *_files(c)])}"

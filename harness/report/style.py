@@ -24,7 +24,7 @@ CSS = (
 *{box-sizing:border-box}
 html{scroll-padding-top:1rem}
 body{margin:0 auto;max-width:1240px;padding:1.5rem 1.25rem 4rem;background:var(--bg);color:var(--fg);
- font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans","DejaVu Sans",sans-serif}
+ font:.94rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans","DejaVu Sans",sans-serif}
 h1{font-size:1.6rem;line-height:1.2;margin:0}
 h2{font-size:1.25rem;margin:2.2rem 0 .6rem;padding-bottom:.3rem;border-bottom:1px solid var(--edge)}
 h3{font-size:1rem;margin:1.4rem 0 .4rem}
@@ -53,7 +53,7 @@ pre{background:var(--soft);border:1px solid var(--edge);border-radius:6px;paddin
 .badge.o-inconclusive{color:var(--inconclusive);background:var(--inconclusive-bg)}
 .badge.o-error{color:var(--error);background:var(--error-bg)}
 .badge.o-lost{color:var(--lost);background:var(--lost-bg)}
-.badge.none{opacity:.55}
+.badge.none{opacity:.7;border-style:dashed}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.8rem 0 0;font-size:.92rem}
 .scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:8px;margin:.5rem 0}
 table{border-collapse:collapse;width:100%;font-size:.9rem}
@@ -73,8 +73,8 @@ th[colspan]:not([scope=rowgroup]){text-align:center}
 .o-holds.sign,.met{color:var(--holds)}
 .o-fails.sign,.unmet{color:var(--fails)}
 .o-inconclusive.sign{color:var(--inconclusive)}
-.claim .muted,.claim .why{display:block;font-weight:400;font-size:.84rem}
-.sub{display:block;color:var(--muted);font-size:.84rem;font-weight:400}
+.claim .muted,.claim .why{display:block;font-weight:400;font-size:.93em}
+.sub{display:block;color:var(--muted);font-size:.93em;font-weight:400}
 .was,.now{padding:0 .1em;border-radius:3px;color:inherit}
 .was{background:var(--was);text-decoration:underline dotted}
 .now{background:var(--now);text-decoration:underline wavy;text-decoration-thickness:1px}
@@ -92,7 +92,8 @@ figcaption{color:var(--muted);font-size:.86rem}
 .panels{display:flex;flex-wrap:wrap;gap:1rem}
 .panels .scroll{border:0;margin:0;max-width:100%}
 svg.plot{display:block;color:var(--fg);font:12px system-ui,"Liberation Sans","DejaVu Sans",sans-serif}
-svg.wide{min-width:760px;width:100%;height:auto}
+svg.wide{min-width:680px;width:100%;height:auto}
+svg.half{max-width:100%;height:auto}
 svg text{fill:var(--fg);paint-order:stroke;stroke:var(--bg);stroke-width:3px;stroke-linejoin:round}
 svg .tick,svg .axis{fill:var(--muted)}
 svg .label,svg .title{font-weight:600}
@@ -121,17 +122,22 @@ svg .mean{fill:var(--fg)}
  .claim{min-width:11rem}
  .badge{font-size:.76rem;padding:.05rem .45rem}
 }
+@page{size:landscape;margin:12mm}
 @media print{
  :root{"""
     + _LIGHT
     + """}
- body{max-width:none;padding:0;font-size:9.5pt}
+ html{font-size:11px}
+ body{max-width:none;padding:0}
  nav,.skip{display:none}
  .scroll{overflow:visible;border:0}
- table{font-size:7.5pt}
+ table{font-size:.78rem}
+ th,td,.dense th,.dense td{padding:.2rem .35rem}
+ thead th{white-space:normal}
  .claim,.answer{min-width:0}
- .num{white-space:normal}
- tr,article,figure{break-inside:avoid}
+ .dense td{white-space:normal}
+ .dense tbody th{position:static}
+ tr,figure{break-inside:avoid}
  h2,h3{break-after:avoid}
  details::details-content{content-visibility:visible;block-size:auto}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}

@@ -44,6 +44,7 @@ _TITLES = {
 
 # Rows of these are looked at one by one; the rest is told by its statistics.
 _WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact"})
+_NAMED = 8  # in a warning; the tables name all
 _MAX_ROWS_BYTES = 512 * 2**20
 
 
@@ -220,12 +221,17 @@ def load(run: Path) -> RunView:
     facts = _mapping(run / "run.json")
     claims, unreadable = _evidence(run)
     seen = {c.id for c in claims}
-    planned = {str(c["claim"]["id"]): c["claim"] for c in plan.get("claims", ()) if _is_planned(c)}
-    missing = (set(planned) | {str(name) for name in facts.get("lost") or ()}) - seen
+    planned = {str(c["claim"]["id"]): c["claim"] for c in _list(plan, "claims") if _is_planned(c)}
+    missing = (set(planned) | {str(name) for name in _list(facts, "lost")}) - seen
     lost = [_lost(name, planned.get(name, {})) for name in missing]
     everything = tuple(sorted([*claims, *lost], key=lambda c: _natural(c.id)))
     tier = str(plan.get("tier") or next((c.tier for c in claims if c.tier), ""))
     return RunView(str(plan.get("lifecycle") or ""), tier, plan, plan_digest, facts, everything, tuple(unreadable))
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    found = data.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _is_planned(entry: Any) -> bool:
@@ -358,9 +364,16 @@ def warnings_of(run: RunView) -> list[str]:
     if not run.plan:
         said.append("no readable plan.json: what was planned is not known, so completeness is not either")
     if run.lost:
-        said.append("lost: planned, but without evidence: " + ", ".join(c.id for c in run.lost))
-    said += [f"not readable as evidence: {name}" for name in run.unreadable]
+        said.append("lost: planned, but without evidence: " + _named([c.id for c in run.lost]))
+    if run.unreadable:
+        said.append("not readable as evidence: " + _named(run.unreadable))
     strangers = [c.id for c in run.claims if c.plan and c.plan != run.plan_digest]
     if run.plan and strangers:
-        said.append("made under another plan: " + ", ".join(strangers))
+        said.append("made under another plan: " + _named(strangers))
     return said
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few by name: a warning that fills the screen hides what it warns of."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engines.common import quiet_transformers
 from harness.errors import ConfigError, EngineError, MissingNeed, SubjectError
 
 __all__ = ["LoraRecipe", "Row", "train"]
@@ -125,8 +126,11 @@ def _load(libraries: Mapping[str, Any], base: Path) -> tuple[Any, Any]:
         raise SubjectError(f"{base}: no config.json; expected a Hugging Face model folder to tune")
     transformers, torch = libraries["transformers"], libraries["torch"]
     transformers.set_seed(0)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(base), local_files_only=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16, local_files_only=True, use_safetensors=True)
+    with quiet_transformers():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(base), dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+        )
     return tokenizer, model
 
 
@@ -235,8 +239,9 @@ def _save_merged(libraries: Mapping[str, Any], model: Any, tokenizer: Any, out: 
     out.mkdir(parents=True, exist_ok=True)
     merged.config.dtype = torch.bfloat16
     merged.config.use_cache = True
-    merged.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
+    with quiet_transformers():
+        merged.save_pretrained(out, safe_serialization=True)
+        tokenizer.save_pretrained(out)
 
 
 def _peak_rss() -> int:

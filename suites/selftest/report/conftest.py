@@ -24,9 +24,15 @@ from harness.types import Claim, Control, Measurement, Sample, Subject, Verdict
 PROVENANCE = {
     "code": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": None},
     "packages": {"lifecycle-harness": "0.1.0", "pytest": "9.0.0", "llama_cpp_python": "0.3.36"},
-    "machine": {"cpu": "Example CPU @ 2.1 GHz", "cores": 2, "memory_bytes": 8 * 2**30, "system": "Linux x86_64",
-                "python": "3.11.2", "gpu": None},
-}  # fmt: skip
+    "machine": {
+        "cpu": "Example CPU @ 2.1 GHz",
+        "cores": 2,
+        "memory_bytes": 8 * 2**30,
+        "system": "Linux x86_64",
+        "python": "3.11.2",
+        "gpu": None,
+    },
+}
 
 
 @dataclass
@@ -39,9 +45,14 @@ class Folder:
     todo: list[tuple[Claim, Verdict, Measurement | None, Sequence[Control], dict[str, Any]]] = field(default_factory=list)
 
     def add(
-        self, claim: Claim, measurement: Measurement | None = None, *, verdict: Verdict | None = None,
-        controls: Sequence[Control] = (), **notes: Any,
-    ) -> Verdict:  # fmt: skip
+        self,
+        claim: Claim,
+        measurement: Measurement | None = None,
+        *,
+        verdict: Verdict | None = None,
+        controls: Sequence[Control] = (),
+        **notes: Any,
+    ) -> Verdict:
         """A claim and its evidence; without measurement and verdict it is planned and then lost."""
         self.planned.append(claim)
         if verdict is None and measurement is not None:
@@ -52,20 +63,40 @@ class Folder:
 
     def close(self, *, run_json: bool = True, **facts: Any) -> Path:
         """Writes it all; ``run_json=False`` is a run that was killed."""
-        plan = evidence.seal_plan(self.path, {
-            "harness": "0.1.0", "lifecycle": "smollm2-135m-addresses", "tier": self.tier,
-            "golden": {"addresses": "2f" * 32, "commonsense": "af" * 32, "exam_text": "3c" * 32},
-            "scorers": {"judge.py": "ab" * 32, "evals/__init__.py": "cd" * 32},
-            "subjects": {"gguf-f16": "recipe", "gguf-q8_0": "recipe"},
-            "claims": [{"claim": evidence.claim_to_json(c), "test": f"suites/quant/test_it.py::{c.id}", "source": "default",
-                        "expect": "holds", "why": ""} for c in sorted(self.planned, key=lambda c: c.id)],
-        })  # fmt: skip
+        plan = evidence.seal_plan(
+            self.path,
+            {
+                "harness": "0.1.0",
+                "lifecycle": "smollm2-135m-addresses",
+                "tier": self.tier,
+                "golden": {"addresses": "2f" * 32, "commonsense": "af" * 32, "exam_text": "3c" * 32},
+                "scorers": {"judge.py": "ab" * 32, "evals/__init__.py": "cd" * 32},
+                "subjects": {"gguf-f16": "recipe", "gguf-q8_0": "recipe"},
+                "claims": [
+                    {
+                        "claim": evidence.claim_to_json(c),
+                        "test": f"suites/quant/test_it.py::{c.id}",
+                        "source": "default",
+                        "expect": "holds",
+                        "why": "",
+                    }
+                    for c in sorted(self.planned, key=lambda c: c.id)
+                ],
+            },
+        )
         for claim, verdict, measurement, controls, notes in self.todo:
             told = {"test": f"suites/quant/test_it.py::{claim.id}", "bound_from": "default", "expect": "holds", "why": ""}
             evidence.write_evidence(
-                self.path, claim, verdict, plan_digest=plan, tier=self.tier, measurement=measurement, controls=controls,
-                provenance=PROVENANCE, notes={**told, **notes},
-            )  # fmt: skip
+                self.path,
+                claim,
+                verdict,
+                plan_digest=plan,
+                tier=self.tier,
+                measurement=measurement,
+                controls=controls,
+                provenance=PROVENANCE,
+                notes={**told, **notes},
+            )
         if run_json:
             lost = sorted({c.id for c in self.planned} - {c.id for c, *_ in self.todo})
             told = {"exit_status": 0, "finished": "2026-02-03T04:05:06+00:00", "allowed_missing": [], "lost": lost, **facts}
@@ -87,10 +118,16 @@ def paired(old: Iterable[float | None], new: Iterable[float | None], **detail: d
     """Two arms over items i-0001 ...; ``detail`` is put on rows of that arm (``new={...}``)."""
     arms = (("old", old), ("new", new))
     return tuple(
-        Sample(f"i-{i:04d}", None if v is None else float(v), arm, status="ok" if v is not None else "parse_failure",
-               detail=detail.get(arm, {}))
-        for arm, values in arms for i, v in enumerate(values, 1)
-    )  # fmt: skip
+        Sample(
+            f"i-{i:04d}",
+            None if v is None else float(v),
+            arm,
+            status="ok" if v is not None else "parse_failure",
+            detail=detail.get(arm, {}),
+        )
+        for arm, values in arms
+        for i, v in enumerate(values, 1)
+    )
 
 
 # --- a run as large as a real one ----------------------------------------------------------------
@@ -124,8 +161,9 @@ def _answers(rng: random.Random, set_name: str, n: int) -> list[Sample]:
 
 
 def _address(rng: random.Random, i: int, right: bool) -> Sample:
-    target = {"number": str(rng.randrange(1, 99999)), "street": f"{rng.choice(['us highway', 'Main St', 'WOODROW W WELCH LN', 'Élysée Ave'])} {i}",
-              "city": rng.choice(["palm harbor", "Charlotte", "CHEROKEE", "Zürich"]), "zip": f"{rng.randrange(10000, 99999)}"}  # fmt: skip
+    street = f"{rng.choice(['us highway', 'Main St', 'WOODROW W WELCH LN', 'Élysée Ave'])} {i}"
+    city = rng.choice(["palm harbor", "Charlotte", "CHEROKEE", "Zürich"])
+    target = {"number": str(rng.randrange(1, 99999)), "street": street, "city": city, "zip": f"{rng.randrange(10000, 99999)}"}
     said = dict(target) if right else {**target, "city": target["city"] + rng.choice([" fl", "", ","]), "state": "fl"}
     text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
     detail = {"text": text, "target": json.dumps(target, ensure_ascii=False), "finish": "stop", "tokens": len(text) // 3}
@@ -183,8 +221,12 @@ def _add_accuracy(run: Folder, rng: random.Random, set_name: str, build: str, ba
     measured = Measurement(f"accuracy:{set_name}", _two(new, base), (subject(build), subject("gguf-f16")), conditions)
     same = Measurement(f"accuracy:{set_name}", _two(base, base), (subject("gguf-f16"),), conditions)
     worse = Measurement(f"accuracy:{set_name}", plant_loss(same.samples, 0.08, set_name), (subject("gguf-f16"),), conditions)
-    claim = Claim(f"Q1.accuracy[{set_name},{build}]", f"{build} answers {set_name} less than 3 points worse than gguf-f16",
-                  non_inferior(margin), min_n=min(500, len(base)))  # fmt: skip
+    claim = Claim(
+        f"Q1.accuracy[{set_name},{build}]",
+        f"{build} answers {set_name} less than 3 points worse than gguf-f16",
+        non_inferior(margin),
+        min_n=min(500, len(base)),
+    )
     run.add(claim, measured, controls=(Control("A/A", ("holds",), same), Control("planted loss 8%", ("fails",), worse)))
     flips = tuple(Sample(a.item, float(a.value != b.value)) for a, b in zip(new, base, strict=True))
     run.add(
@@ -198,36 +240,74 @@ def _add_fidelity(run: Folder, rng: random.Random, build: str, documents: int) -
     for i in range(1, documents + 1):
         mean, tokens = math.exp(rng.gauss(_KLD[build], 0.7)), rng.randrange(60, 160)
         old = tokens * rng.uniform(2.2, 3.8)
-        rows.append({"id": f"exam-{i:03d}", "tokens": tokens, "negative": 0, "kld_mean": mean, "kld_max": mean * 20,
-                     "flips": int(tokens * min(0.3, mean)), "nll_old": old, "nll_new": old + tokens * mean * rng.gauss(0.5, 1)})  # fmt: skip
+        rows.append(
+            {
+                "id": f"exam-{i:03d}",
+                "tokens": tokens,
+                "negative": 0,
+                "kld_mean": mean,
+                "kld_max": mean * 20,
+                "flips": int(tokens * min(0.3, mean)),
+                "nll_old": old,
+                "nll_new": old + tokens * mean * rng.gauss(0.5, 1),
+            }
+        )
     who = (subject(build), subject("gguf-f16"))
     kld = tuple(Sample(r["id"], min(r["kld_mean"], 2.0), weight=float(r["tokens"]), detail=r) for r in rows)
     tail = tuple(Sample(r["id"], float(r["kld_mean"] > 0.1), detail={"kld_mean": r["kld_mean"]}) for r in rows)
     top1 = tuple(Sample(r["id"], r["flips"] / r["tokens"], weight=float(r["tokens"])) for r in rows)
     ppl = tuple(Sample(r["id"], r["nll_new"] - r["nll_old"], weight=float(r["tokens"])) for r in rows)
-    run.add(Claim(f"Q2.kld[{build}]", f"the mean divergence of {build} stays below 0.06 nats", at_most(0.06),
-                  "bounded_mean", support=(0.0, 2.0)), Measurement("kld", kld, who))  # fmt: skip
-    run.add(Claim(f"Q2.tail[{build}]", "less than 1 document in 10 moves by more than 0.1 nats", at_most(0.1)), Measurement("tail", tail, who))
-    run.add(Claim(f"Q2.top1[{build}]", "the most likely token changes at less than 5% of positions", at_most(0.05),
-                  "bounded_mean", support=(0.0, 1.0)), Measurement("top1", top1, who))  # fmt: skip
+    run.add(
+        Claim(
+            f"Q2.kld[{build}]", f"the mean divergence of {build} stays below 0.06 nats", at_most(0.06), "bounded_mean", support=(0.0, 2.0)
+        ),
+        Measurement("kld", kld, who),
+    )
+    run.add(
+        Claim(f"Q2.tail[{build}]", "less than 1 document in 10 moves by more than 0.1 nats", at_most(0.1)), Measurement("tail", tail, who)
+    )
+    run.add(
+        Claim(
+            f"Q2.top1[{build}]",
+            "the most likely token changes at less than 5% of positions",
+            at_most(0.05),
+            "bounded_mean",
+            support=(0.0, 1.0),
+        ),
+        Measurement("top1", top1, who),
+    )
     run.add(Claim(f"Q3.perplexity[{build}]", "perplexity grows by less than 2%", at_most(1.02), "log_ratio"), Measurement("ppl", ppl, who))
 
 
 def _add_inventory(run: Folder, build: str) -> None:
     bits = BUILDS[build]
     detail = {"size_bytes": int(134_515_008 * bits / 8), "types": {"Q8_0" if bits > 8 else "Q4_0": 211, "F32": 61}}
-    run.add(Claim(f"Q4.bits[{build}]", f"{build} takes at most 9 bits per weight", at_most(9.0), "exact"),
-            Measurement("bits", (Sample(build, bits, detail=detail),), (subject(build),)))  # fmt: skip
-    rows = [Sample(f"blk.{i // 7}.{('attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down')[i % 7]}.weight", 1.0,
-                   detail={"found": "Q5_0" if i % 7 == 6 and bits < 8 else "Q4_0", "expected": "Q4_0",
-                           "reason": "rows of 576 do not fit blocks of 256" if i % 7 == 6 and bits < 8 else ""})
-            for i in range(210)]  # fmt: skip
+    run.add(
+        Claim(f"Q4.bits[{build}]", f"{build} takes at most 9 bits per weight", at_most(9.0), "exact"),
+        Measurement("bits", (Sample(build, bits, detail=detail),), (subject(build),)),
+    )
+    rows = [
+        Sample(
+            f"blk.{i // 7}.{('attn_q', 'attn_k', 'attn_v', 'attn_output', 'ffn_gate', 'ffn_up', 'ffn_down')[i % 7]}.weight",
+            1.0,
+            detail={
+                "found": "Q5_0" if i % 7 == 6 and bits < 8 else "Q4_0",
+                "expected": "Q4_0",
+                "reason": "rows of 576 do not fit blocks of 256" if i % 7 == 6 and bits < 8 else "",
+            },
+        )
+        for i in range(210)
+    ]
     if build == "gguf-q4_0":
         rows[3] = Sample(rows[3].item, 0.0, detail={"found": "F16", "expected": "Q4_0", "reason": ""})
-    run.add(Claim(f"Q4.types[{build}]", "each tensor has the type that its recipe says", identical()),
-            Measurement("types", tuple(rows), (subject(build),)))  # fmt: skip
-    run.add(Claim(f"Q6.sidecar[{build}]", "tokenizer, template and end-of-sequence equal the source's", identical()),
-            Measurement("sidecar", tuple(Sample(k, 1.0) for k in ("tokenizer", "template", "eos")), (subject(build),)))  # fmt: skip
+    run.add(
+        Claim(f"Q4.types[{build}]", "each tensor has the type that its recipe says", identical()),
+        Measurement("types", tuple(rows), (subject(build),)),
+    )
+    run.add(
+        Claim(f"Q6.sidecar[{build}]", "tokenizer, template and end-of-sequence equal the source's", identical()),
+        Measurement("sidecar", tuple(Sample(k, 1.0) for k in ("tokenizer", "template", "eos")), (subject(build),)),
+    )
 
 
 def _add_footprint(run: Folder, rng: random.Random, build: str) -> None:
@@ -238,19 +318,37 @@ def _add_footprint(run: Folder, rng: random.Random, build: str) -> None:
             speed.append(Sample(f"block-{block:02d}", 31.0 * factor * math.exp(rng.gauss(0, 0.04)), arm, replicate=replicate))
             memory.append(Sample(f"block-{block:02d}", (9e7 + 2.7e8 * share) * math.exp(rng.gauss(0, 0.002)), arm, replicate=replicate))
     who = (subject(build), subject("gguf-f16"))
-    run.add(Claim(f"Q5.speed[{build}]", f"{build} is at least 1.2 times as fast", at_least(1.2), "run_ratio"), Measurement("speed", tuple(speed), who))
-    run.add(Claim(f"Q5.memory[{build}]", f"{build} needs at most 0.8 of the memory", at_most(0.8), "run_ratio"), Measurement("memory", tuple(memory), who))
+    run.add(
+        Claim(f"Q5.speed[{build}]", f"{build} is at least 1.2 times as fast", at_least(1.2), "run_ratio"),
+        Measurement("speed", tuple(speed), who),
+    )
+    run.add(
+        Claim(f"Q5.memory[{build}]", f"{build} needs at most 0.8 of the memory", at_most(0.8), "run_ratio"),
+        Measurement("memory", tuple(memory), who),
+    )
 
 
 def _add_the_rest(run: Folder) -> None:
     for set_name in ("addresses", "commonsense"):
-        run.add(Claim(f"E3.conditions[{set_name}]", "both arms ran under the same conditions", identical()),
-                Measurement("conditions", tuple(Sample(k, 1.0) for k in ("template", "sampling", "threads", "engine"))))  # fmt: skip
-        run.add(Claim(f"E7.sample[{set_name}]", "the set is large enough for its margin", at_least(500), "exact"),
-                Measurement("sample", (Sample(set_name, 560.0 if set_name == "addresses" else 1183.0),)))  # fmt: skip
-        run.add(Claim(f"G1.golden[{set_name}]", "the golden set is the approved one", identical()),
-                Measurement("golden", (Sample(set_name, 1.0),)))  # fmt: skip
+        run.add(
+            Claim(f"E3.conditions[{set_name}]", "both arms ran under the same conditions", identical()),
+            Measurement("conditions", tuple(Sample(k, 1.0) for k in ("template", "sampling", "threads", "engine"))),
+        )
+        run.add(
+            Claim(f"E7.sample[{set_name}]", "the set is large enough for its margin", at_least(500), "exact"),
+            Measurement("sample", (Sample(set_name, 560.0 if set_name == "addresses" else 1183.0),)),
+        )
+        run.add(
+            Claim(f"G1.golden[{set_name}]", "the golden set is the approved one", identical()),
+            Measurement("golden", (Sample(set_name, 1.0),)),
+        )
         size = Claim(f"E6.size[{set_name}]", "the gate raises a false alarm in at most 5% of A/A runs", at_most(0.075))
         run.add(size, Measurement("size", tuple(Sample(f"s-{i}", float(i % 29 == 0)) for i in range(800))))
-    run.add(Claim("Q8.calibration[gguf-q4_0]", "calibration data is disjoint from evaluation data", identical()),
-            verdict=not_evaluated(Claim("Q8.x", "x", identical()), "calibration", "no calibration data here; name it under [quant] calibration"))  # fmt: skip
+    absent = Claim("Q8.calibration[gguf-q4_0]", "calibration data is disjoint from evaluation data", identical())
+    run.add(absent, verdict=not_evaluated(absent, "calibration", "no calibration data here; name it under [quant] calibration"))
+
+
+@pytest.fixture(scope="session")
+def make_big() -> Callable[[Path], Path]:
+    """``make_big(path)``: a run as large as a real one."""
+    return big_run

@@ -1,0 +1,107 @@
+"""The workbench: what it opens it keeps right, what it measured it measures once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import config, lifecycle
+from harness.errors import ConfigError, MissingNeed, SubjectError
+from harness.lifecycle import Workbench
+from harness.store import Store
+
+pytestmark = pytest.mark.selftest
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench_of(tmp_path: Path, *subjects: str, **more) -> Workbench:
+    settings = config.load(ROOT / "fixtures" / "lifecycle.toml").with_subjects(list(subjects))
+    return Workbench(settings, Store(tmp_path / "store"), settings.tier("smoke"), lambda *_: None, **more)
+
+
+def answers_file(tmp_path: Path) -> Path:
+    rows = [json.loads(line) for line in (ROOT / "golden/sets/addresses.jsonl").read_text().splitlines()]
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps({r["id"]: json.dumps(r["target"]) for r in rows}))
+    return path
+
+
+class Counted:
+    """A fake engine that counts how often it was opened and closed; it says so by its name."""
+
+    opened: list[str] = []
+
+    def __init__(self, location: str) -> None:
+        self.location, self.closed = location, False
+        Counted.opened.append(location)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_two_engines_used_last_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(lifecycle, "open_engine", lambda kind, location, **_: Counted(location))
+    Counted.opened = []
+    bench = bench_of(tmp_path, "a=fake:a", "b=fake:b", "c=fake:c")
+    a, b = bench.engine("a"), bench.engine("b")
+    assert bench.engine("a") is a  # used again: b is now the older one
+    c = bench.engine("c")
+    assert (a.closed, b.closed, c.closed) == (False, True, False)
+    assert Counted.opened == ["a", "b", "c"]
+    bench.close()
+    assert a.closed
+    assert c.closed
+
+
+def test_answers_are_given_once_and_a_control_answers_afresh(tmp_path, monkeypatch):
+    path = answers_file(tmp_path)
+    bench = bench_of(tmp_path, f"mine=fake:{path}")
+    asked = []
+    real = bench.engine("mine").generate
+    monkeypatch.setattr(bench.engine("mine"), "generate", lambda prompts, sampling: asked.append(len(prompts)) or real(prompts, sampling=sampling))
+    first = bench.answers("mine", "addresses")
+    assert sum(asked) == 100
+    assert {s.status for s in first.samples} <= {"ok", "truncated"}  # its tokens are bytes: long answers are cut
+    assert sum(s.value == 1 for s in first.samples) > 50
+    assert bench.answers("mine", "addresses") == first
+    assert sum(asked) == 100
+    bench.answers("mine", "addresses", control=True)
+    assert sum(asked) == 200
+
+
+def test_a_timing_among_workers_is_not_taken(tmp_path):
+    (tmp_path / "x").write_text("{}")
+    bench = bench_of(tmp_path, f"a=fake:{tmp_path / 'x'}", f"b=fake:{tmp_path / 'x'}", quiet_machine=False)
+    with pytest.raises(MissingNeed, match="run once without -n"):
+        bench.runs("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("subject", "error", "said"),
+    [
+        ("m=recipe:gguf-q9", ConfigError, "did you mean"),
+        ("m=hf:./nowhere", SubjectError, "no folder"),
+        ("m=gguf:./nowhere.gguf", SubjectError, "no file"),
+        ("m=http://user:secret@127.0.0.1/v1#m", ConfigError, "OPENAI_API_KEY"),
+    ],
+)
+def test_a_subject_that_cannot_be_resolved_says_why(tmp_path, subject, error, said):
+    bench = bench_of(tmp_path, subject)
+    with pytest.raises(error, match=said) as caught:
+        bench.subject("m")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_unknown_subject_and_an_unknown_number_name_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'tuned'"):
+        bench_of(tmp_path).subject("tunde")
+    text = (ROOT / "fixtures/lifecycle.toml").read_text().replace("rank = 16", "rnak = 16")
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures/lifecycle.toml").write_text(text)
+    settings = config.load(tmp_path / "fixtures/lifecycle.toml")
+    bench = Workbench(settings, Store(tmp_path / "store"), settings.tier("full"), lambda *_: None)
+    with pytest.raises(ConfigError, match="unknown key 'rnak'.*did you mean 'rank'"):
+        bench.subject("tuned")
