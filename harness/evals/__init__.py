@@ -86,13 +86,14 @@ def _expect(golden: GoldenSet, kind: str) -> None:
 
 def score_answers(golden: GoldenSet, answers: Sequence[Generation]) -> tuple[Sample, ...]:
     """Exact JSON equality: right keys, right values, nothing else. One Sample per item."""
-    targets = {i["id"]: i["target"] for i in golden.items}
-    return tuple(_score_json(a, targets[a.id]) for a in answers)
+    items = {i["id"]: i for i in golden.items}
+    return tuple(_score_json(a, items[a.id]) for a in answers)
 
 
-def _score_json(answer: Generation, target: Mapping[str, Any]) -> Sample:
+def _score_json(answer: Generation, item: Mapping[str, Any]) -> Sample:
+    target = item["target"]
     detail = {
-        "text": answer.text, "target": json.dumps(target, ensure_ascii=False), "finish": answer.finish,
+        "input": item["input"], "text": answer.text, "target": answer_text(target), "finish": answer.finish,
         "tokens": answer.tokens, "prompt": answer.prompt_digest,
     }  # fmt: skip
     if answer.finish == "error":
@@ -122,7 +123,10 @@ def _score_choice(item: Mapping[str, Any], score: TokenLogprobs) -> Sample:
     if not all(math.isfinite(x) for x in per_byte):
         return Sample(item["id"], None, status="error", detail={"error": "a log-probability is not finite"})
     pick = max(range(len(per_byte)), key=per_byte.__getitem__)
-    detail = {"pick": pick, "answer": item["answer"], "per_byte": [round(x, 6) for x in per_byte]}
+    detail = {
+        "input": item["question"], "text": item["choices"][pick], "target": item["choices"][item["answer"]],
+        "pick": pick, "answer": item["answer"], "per_byte": [round(x, 6) for x in per_byte],
+    }  # fmt: skip
     return Sample(item["id"], float(pick == item["answer"]), detail=detail)
 
 

@@ -24,9 +24,7 @@ from harness.types import Prompt, Sample, Sampling
 __all__ = ["blocks", "run_samples"]
 
 
-def blocks(
-    new: tuple[str, str], old: tuple[str, str], prompts: Sequence[Prompt], count: int, progress: Progress
-) -> list[dict[str, Any]]:
+def blocks(new: tuple[str, str], old: tuple[str, str], prompts: Sequence[Prompt], count: int, progress: Progress) -> list[dict[str, Any]]:
     """``count`` blocks of four runs, new and old as (engine, location); one row per run, in order of time.
 
     A row: block, arm, replicate, tokens per second (prompt and answer, one stream, one thread), peak

@@ -110,6 +110,7 @@ class Flip:
     """An item that one arm has right and the other wrong."""
 
     item: str
+    input: str
     target: str
     old: str
     new: str
@@ -127,7 +128,9 @@ def flips(claim: ClaimView) -> tuple[list[Flip], int]:
 
 
 def _flip(new: Sample, old: Sample) -> Flip:
-    return Flip(new.item, _target(new.detail), answer_of(old), answer_of(new), new.status, _badness(new, old))
+    return Flip(
+        new.item, str(new.detail.get("input", "")), _target(new.detail), answer_of(old), answer_of(new), new.status, _badness(new, old)
+    )
 
 
 def answer_of(sample: Sample) -> str:

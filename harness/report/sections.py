@@ -32,8 +32,10 @@ def _flips_of(c: ClaimView) -> str:
     summary = f"{link(c, claim_id(c))}: {len(lost)} right → wrong, {gained} wrong → right"
     if not lost:
         return f"<p>{summary}</p>"
-    head = ("item", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
-    body = table(f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("num", "answer mono", "answer mono", "answer mono"))
+    head = ("item", "input", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
+    body = table(
+        f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("num", "answer", "answer mono", "answer mono", "answer mono")
+    )
     shown = f"the worst {_FLIPS} of {len(lost)}" if len(lost) > _FLIPS else f"all {len(lost)}"
     return f'<details><summary>{summary} <span class="muted">({shown})</span></summary>{body}</details>'
 
@@ -41,7 +43,7 @@ def _flips_of(c: ClaimView) -> str:
 def _flip(flip: Flip) -> list[Html]:
     old, new = differing(flip.old, flip.new)
     status = f'<span class="sub">{said(flip.status.replace("_", " "), 60)}</span>' if flip.status != "ok" else ""
-    return [said(flip.item, 80), said(flip.target, 600), old, Html(new + status)]
+    return [said(flip.item, 80), said(flip.input, 600), said(flip.target, 600), old, Html(new + status)]
 
 
 # --- controls ---------------------------------------------------------------------------------

@@ -8,10 +8,6 @@ from harness import Claim, Control, Measurement, Sample, at_least, at_most, iden
 from harness.engines.gguf_header import bits_per_weight, file_type, read_header
 from harness.quant import footprint
 from harness.quant.gguf import recipe_of, tensor_fallbacks
-
-
-
-
 from suites.quant import controls, margins
 
 pytestmark = pytest.mark.quant

@@ -60,8 +60,14 @@ def test_answers_are_given_once_and_a_control_answers_afresh(tmp_path, monkeypat
     path = answers_file(tmp_path)
     bench = bench_of(tmp_path, f"mine=fake:{path}")
     asked = []
-    real = bench.engine("mine").generate
-    monkeypatch.setattr(bench.engine("mine"), "generate", lambda prompts, sampling: asked.append(len(prompts)) or real(prompts, sampling=sampling))
+    fake = bench.engine("mine")
+    real = fake.generate
+
+    def counted(prompts, *, sampling):
+        asked.append(len(prompts))
+        return real(prompts, sampling=sampling)
+
+    monkeypatch.setattr(fake, "generate", counted)
     first = bench.answers("mine", "addresses")
     assert sum(asked) == 100
     assert {s.status for s in first.samples} <= {"ok", "truncated"}  # its tokens are bytes: long answers are cut
@@ -103,5 +109,5 @@ def test_an_unknown_subject_and_an_unknown_number_name_the_nearest(tmp_path):
     (tmp_path / "fixtures/lifecycle.toml").write_text(text)
     settings = config.load(tmp_path / "fixtures/lifecycle.toml")
     bench = Workbench(settings, Store(tmp_path / "store"), settings.tier("full"), lambda *_: None)
-    with pytest.raises(ConfigError, match="unknown key 'rnak'.*did you mean 'rank'"):
+    with pytest.raises(ConfigError, match=r"unknown key 'rnak'.*did you mean 'rank'"):
         bench.subject("tuned")

@@ -230,7 +230,7 @@ def test_nan_is_refused_by_name(broken):
     with pytest.raises(SubjectError, match=r"layers\.1\.mlp\.up_proj\.weight.*NaN"):
         open_engine("hf", broken)
     pytest.importorskip("gguf")
-    from harness.quant.gguf import convert
+    from harness.quant.convert import convert
 
     with pytest.raises(SubjectError, match=r"layers\.1\.mlp\.up_proj\.weight.*NaN"):
         convert(broken, broken / "out.gguf")
@@ -299,7 +299,7 @@ def test_llama_cpp_is_silent(tiny_gguf, capfd):
 
 
 def test_wrong_template_has_an_effect(tiny_gguf, tmp_path, llama):
-    from harness.quant.gguf import damage
+    from harness.quant.damage import damage
 
     damage(tiny_gguf, tmp_path / "t.gguf", "wrong-template", 0)
     other = open_engine("llamacpp", tmp_path / "t.gguf", n_ctx=1024)

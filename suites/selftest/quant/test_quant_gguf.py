@@ -10,20 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.engines.gguf_header import Header, TensorInfo, bits_per_weight, file_type, read_header
 from harness.errors import SubjectError
-from harness.quant.gguf import (
-    Header,
-    TensorInfo,
-    allowed_types,
-    bits_per_weight,
-    convert,
-    damage,
-    dequantize,
-    file_type,
-    quantize,
-    read_header,
-    tensor_fallbacks,
-)
+from harness.quant.convert import convert, dequantize
+from harness.quant.damage import damage
+from harness.quant.gguf import allowed_types, quantize, recipe_of, tensor_fallbacks
 
 pytestmark = pytest.mark.selftest
 
@@ -182,8 +173,8 @@ def test_garbage_behind_the_magic(write, tail):
 
 def test_reading_needs_the_standard_library_only():
     code = (
-        "import sys, harness.quant.gguf, harness.engines.llamacpp, harness.engines.hf, harness.engines.openai, "
-        "harness.engines.fake, harness.train.lora\n"
+        "import sys, harness.quant.gguf, harness.quant.convert, harness.quant.damage, harness.engines.llamacpp, "
+        "harness.engines.hf, harness.engines.openai, harness.engines.fake, harness.train.lora\n"
         "heavy = {'torch', 'transformers', 'numpy', 'llama_cpp', 'gguf', 'aiohttp', 'jinja2', 'peft', 'trl'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
@@ -362,7 +353,8 @@ def test_a_full_disk_leaves_no_file(f16, tiny_folder, tmp_path):
     code = (
         "import resource, sys\n"
         "from harness.errors import StoreError\n"
-        "from harness.quant.gguf import convert, quantize\n"
+        "from harness.quant.convert import convert\n"
+        "from harness.quant.gguf import quantize\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "for work in (lambda: quantize(sys.argv[1], sys.argv[2], 'q8_0'), lambda: convert(sys.argv[3], sys.argv[2])):\n"
         "    try:\n"
@@ -439,3 +431,13 @@ def test_unknown_damage_is_refused(f16, tmp_path, how):
     with pytest.raises(SubjectError):
         damage(f16, tmp_path / "x", how, 0)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_declared_name_comes_before_what_the_file_calls_itself(f16):
+    header = read_header(f16)
+    assert recipe_of(header) is None
+    assert recipe_of(header, "gguf-q8_0") == "gguf-q8_0"
+    posing = tensor_fallbacks(header, "gguf-q8_0")
+    assert posing
+    assert not any(f.excused for f in posing)
+    assert all(not f.excused for f in tensor_fallbacks(header, None))  # whatever it is, it is not quantized
