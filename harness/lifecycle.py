@@ -85,7 +85,8 @@ class Workbench:
     def _resolve(self, name: str) -> tuple[Subject, Path]:
         if name not in self._subjects:
             spec = self._spec(name)
-            resolver = {"recipe": self._from_recipe, "gguf": _from_file, "hf": _from_hub_or_folder}.get(spec.scheme, _from_name)
+            resolvers = {"recipe": self._from_recipe, "gguf": _from_file, "hf": _from_hub_or_folder, "adapter": _from_adapter}
+            resolver = resolvers.get(spec.scheme, _from_name)
             path, digest, detail = resolver(spec)
             location = spec.location if spec.scheme in ("recipe", "http", "https") else path.name
             self._subjects[name] = Subject(name, spec.scheme, location, digest, detail), path
@@ -148,14 +149,14 @@ class Workbench:
         subject, path = self._resolve(source)
         inputs = {"recipe": _RECIPE, "source": subject.digest, "versions": _versions("gguf", "llama_cpp_python")}
         artifact = self.store.make(recipe, inputs, lambda folder: maker(path, folder / "model.gguf"))
-        return artifact.path / "model.gguf", digest_tree(artifact.path)["model.gguf"], {"recipe": recipe}
+        return artifact.path / "model.gguf", artifact.files["model.gguf"], {"recipe": recipe}
 
     def _damaged(self, how: str) -> tuple[Path, str, dict[str, str]]:
         """A really damaged copy of the reference: what a planted regression is made of."""
         subject, path = self._resolve(self.settings.reference)
         inputs = {"recipe": _RECIPE, "source": subject.digest, "how": how}
         artifact = self.store.make("damaged", inputs, lambda folder: damage.damage(path, folder / "model.gguf", how, seed=0))
-        return artifact.path / "model.gguf", digest_tree(artifact.path)["model.gguf"], {"damage": how}
+        return artifact.path / "model.gguf", artifact.files["model.gguf"], {"damage": how}
 
     @staticmethod
     def _need(engine: str) -> None:
@@ -171,15 +172,20 @@ class Workbench:
         if kept is None:
             while len(self._engines) >= 2:
                 self._engines.pop(next(iter(self._engines))).close()
-            kind = self.engine_of(name)
-            self._need(kind)
-            kept = open_engine(kind, self._engine_location(name), **_options(kind))
+            self._need(self.engine_of(name))
+            kept = self._open(name)
         self._engines[name] = kept
         return kept
 
-    def _engine_location(self, name: str) -> str:
-        spec = self._spec(name)
-        return spec.location if spec.scheme in ("http", "https", "fake", "adapter") else str(self.path(name))
+    def _open(self, name: str) -> Engine:
+        spec, kind = self._spec(name), self.engine_of(name)
+        if spec.scheme in ("http", "https"):
+            address, _, model = spec.location.partition("#")
+            return open_engine(kind, address, model=model or None)
+        if spec.scheme == "adapter":
+            adapter, base = _adapter_and_base(spec)
+            return open_engine(kind, base, adapter=adapter)
+        return open_engine(kind, self.path(name), **_options(kind))
 
     def close(self) -> None:
         """Frees every model."""
@@ -246,6 +252,7 @@ class Workbench:
 
     def distributions(self, new: str, old: str, *, control: bool = False) -> list[dict[str, Any]]:
         """Next-token distributions of ``new`` against ``old`` over the documents, one row each."""
+        self._files_only((new, old), "servers do not give whole next-token distributions")
         chosen = self.golden(self.settings.texts, control=control)
         inputs = {"new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "control": control}
 
@@ -264,6 +271,7 @@ class Workbench:
 
         MissingNeed("quiet-machine") where several test workers share it: such a timing proves nothing.
         """
+        self._files_only((new, old), "a run is a process of its own, and a server is not ours to start")
         kinds = self.engine_of(new), self.engine_of(old)
         inputs = {
             "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(), "blocks": self.tier.blocks,
@@ -273,7 +281,7 @@ class Workbench:
                 "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
             )
         asked = self._speed_prompts()
-        places = [(kind, self._engine_location(name)) for kind, name in zip(kinds, (new, old), strict=True)]
+        places = [(kind, str(self.path(name))) for kind, name in zip(kinds, (new, old), strict=True)]
         self.close()  # a model in this process would take memory bandwidth from the runs
         show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
         rows: list[dict[str, Any]] = self.store.make_json(
@@ -288,6 +296,11 @@ class Workbench:
             if chosen.kind == "json_extraction":
                 return evals.prompts(chosen)
         raise ConfigError(f"{self.settings.path}: [quant] sets holds no json_extraction set to time answers on")
+
+    def _files_only(self, names: Sequence[str], why: str) -> None:
+        for name in names:
+            if self.engine_of(name) == "openai":
+                raise MissingNeed("weights", f"{name} is a server: {why}", f"name its file: --subject {name}=gguf:FILE or hf:FOLDER")
 
     def cached(self, name: str, inputs: Mapping[str, Any], maker: Callable[[], Any]) -> Any:
         """``maker()``, kept under ``inputs`` for the next run."""
@@ -363,6 +376,9 @@ def _numbers(settings: Settings, recipe: str, shape: Mapping[str, type]) -> dict
             raise ConfigError(f"{settings.path}: unknown key {key!r} in [recipes.{recipe}]; {nearest(key, list(shape))}")
         if isinstance(value, bool) or not isinstance(value, (int, float) if shape[key] is float else shape[key]):
             raise ConfigError(f"{settings.path}: recipes.{recipe}.{key} = {value!r}, expected {shape[key].__name__}")
+    missing = [key for key, kind in shape.items() if kind is str and key not in table]  # numbers have defaults
+    if missing:
+        raise ConfigError(f"{settings.path}: [recipes.{recipe}] lacks {', '.join(missing)}")
     return table
 
 
@@ -399,15 +415,25 @@ def _from_hub(spec: SubjectSpec) -> Path:
 
 
 def _from_name(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
-    """A server, an adapter on a base, a fake: known by what it was called with."""
+    """A server or a fake: known by what it was called with."""
     if "@" in spec.location.partition("#")[0] and spec.scheme in ("http", "https"):
         raise ConfigError(f"subject {spec.name}: no user or password in an address; put the key into OPENAI_API_KEY")
-    parts = {}
-    if spec.scheme == "adapter":
-        for part in spec.location.split("+"):
-            folder = Path(part.removeprefix("hf:")).expanduser()
-            parts[part] = digest_json(digest_tree(folder)) if folder.is_dir() else ""
-    return Path(spec.location), digest_json({"scheme": spec.scheme, "location": spec.location, "parts": parts}), {}
+    return Path(spec.location), digest_json({"scheme": spec.scheme, "location": spec.location}), {}
+
+
+def _adapter_and_base(spec: SubjectSpec) -> tuple[Path, Path]:
+    """``adapter:LORA+hf:BASE`` as two folders."""
+    adapter, _, base = spec.location.partition("+")
+    folder = Path(adapter).expanduser()
+    if not base.startswith("hf:") or not folder.is_dir():
+        raise SubjectError(f"subject {spec.name}: expected adapter:LORA_FOLDER+hf:BASE, with a folder {folder}")
+    return folder, _from_hub_or_folder(SubjectSpec(spec.name, "hf", base.removeprefix("hf:")))[0]
+
+
+def _from_adapter(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
+    adapter, base = _adapter_and_base(spec)
+    digests = {"adapter": digest_json(digest_tree(adapter)), "base": digest_json(digest_tree(base))}
+    return adapter, digest_json(digests), digests
 
 
 def _packaged_model(package: str, version: str, scratch: Path) -> Path:

@@ -60,13 +60,18 @@ def digest_tree(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished artifact: its folder, the digest over its files, and the inputs it was made from."""
+    """A finished artifact: its folder, the digest of each file and over all of them, and its inputs."""
 
     name: str
     key: str
     path: Path
-    digest: str
+    files: Mapping[str, str]
     inputs: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the names and digests of the files."""
+        return digest_json(dict(self.files))
 
 
 class Store:
@@ -124,7 +129,7 @@ class Store:
             work.rename(place)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        return Artifact(name, key, place, digest_json(files), dict(inputs))
+        return Artifact(name, key, place, files, dict(inputs))
 
     @contextlib.contextmanager
     def _lock(self, name: str, key: str) -> Iterator[None]:
@@ -154,7 +159,7 @@ def _read(name: str, folder: Path) -> Artifact | None:
         seal = json.loads((folder / _SEAL).read_text("utf-8"))
         if seal["files"] != digest_tree(folder):
             return None
-        return Artifact(name, folder.name, folder, digest_json(seal["files"]), seal["inputs"])
+        return Artifact(name, folder.name, folder, seal["files"], seal["inputs"])
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         return None
 

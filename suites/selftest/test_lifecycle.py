@@ -34,9 +34,9 @@ class Counted:
 
     opened: list[str] = []
 
-    def __init__(self, location: str) -> None:
-        self.location, self.closed = location, False
-        Counted.opened.append(location)
+    def __init__(self, location: Path) -> None:
+        self.closed = False
+        Counted.opened.append(str(location))
 
     def close(self) -> None:
         self.closed = True
@@ -111,3 +111,22 @@ def test_an_unknown_subject_and_an_unknown_number_name_the_nearest(tmp_path):
     bench = Workbench(settings, Store(tmp_path / "store"), settings.tier("full"), lambda *_: None)
     with pytest.raises(ConfigError, match=r"unknown key 'rnak'.*did you mean 'rank'"):
         bench.subject("tuned")
+
+
+def test_a_server_is_asked_for_no_distributions_and_never_started(tmp_path):
+    bench = bench_of(tmp_path, "s=http://127.0.0.1:9/v1#m", "a=fake:x")
+    for measure in (bench.distributions, bench.runs):
+        with pytest.raises(MissingNeed, match="s is a server"):
+            measure("s", "a")
+
+
+def test_an_adapter_names_two_folders(tmp_path):
+    for name in ("lora", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    bench = bench_of(tmp_path, f"m=adapter:{tmp_path}/lora+hf:{tmp_path}/base", f"n=adapter:{tmp_path}/lora")
+    first = bench.subject("m")
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"other")
+    assert bench_of(tmp_path, f"m=adapter:{tmp_path}/lora+hf:{tmp_path}/base").subject("m").digest != first.digest
+    with pytest.raises(SubjectError, match="expected adapter:LORA_FOLDER"):
+        bench.subject("n")
