@@ -148,15 +148,24 @@ def _settle(claim: Claim, tests: _Tests) -> Verdict:
     elif tests.wrong_side:
         sentence = f"{shown}: not decided, and the estimate lies on the wrong side; more data are not expected to help"
     else:
-        needed = (tests.needed(0.80), tests.needed(0.90))
+        needed = (_needed(tests, 0.80), _needed(tests, 0.90))
         reason = "unattainable" if tests.unattainable else "straddles"
-        ask = f"; n = {needed[0]} would settle it with power .80, {needed[1]} with .90" if needed[0] else ""
+        ask = f"; n = {needed[0]} would settle it" if needed[0] else ""
+        ask += f" with power .80, {needed[1]} with .90" if needed[1] else ""
         sentence = f"{shown}: not decided{'; ' + tests.unattainable if tests.unattainable else ''}{ask}"
     return Verdict(
         outcome, reason, sentence, tests.estimate, tests.low, tests.high, 1 - 2 * claim.level,
         tests.p_hold, tests.p_fail, n=tests.n, n_needed=needed[0], n_needed_90=needed[1],
         method=tests.method, exactness=tests.exactness, statistics=tests.statistics,
     )  # fmt: skip
+
+
+def _needed(tests: _Tests, power: float) -> int | None:
+    """The n for ``power``; None where the declared alternative lies on the wrong side of the bound."""
+    try:
+        return tests.needed(power)
+    except ValueError:
+        return None
 
 
 def _proportion(claim: Claim, measurement: Measurement) -> Verdict:

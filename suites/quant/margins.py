@@ -20,6 +20,10 @@ TOP1 = 0.20  # positions whose most likely token changes, mean over documents
 PERPLEXITY = 1.15  # ratio
 CONVERSION = 0.03  # nats between the reference file and the folder it was converted from
 
+# What is expected of a build that is well: where the plan wants power.
+EXPECTED_FLIPS, EXPECTED_TAIL, EXPECTED_KLD, EXPECTED_TOP1 = 0.12, 0.005, 0.06, 0.13
+EXPECTED_SPEED, EXPECTED_MEMORY = 1.3, 0.7
+
 BITS = 9.0  # per weight, over the whole file
 SPEED = 1.05  # tokens per second against the reference
 MEMORY = 0.90  # peak memory against the reference

@@ -67,7 +67,7 @@ def _types(bench, name, recipe) -> Measurement:
 
 def _speed_claim(build: str) -> Claim:
     text = f"{build} answers at least {margins.SPEED:g} times as many tokens a second as the reference, one stream on one thread"
-    return Claim(f"Q5.speed[{build}]", text, at_least(margins.SPEED), estimand="run_ratio", min_n=4, tags=("timing",))
+    return Claim(f"Q5.speed[{build}]", text, at_least(margins.SPEED), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_SPEED)
 
 
 @pytest.mark.claim(each=_speed_claim)
@@ -77,7 +77,7 @@ def test_it_is_faster_here(claim, bench, build):
 
 def _memory_claim(build: str) -> Claim:
     text = f"a process that answers with {build} peaks at no more than {margins.MEMORY:g} of the memory the reference takes"
-    return Claim(f"Q5.memory[{build}]", text, at_most(margins.MEMORY), estimand="run_ratio", min_n=4)
+    return Claim(f"Q5.memory[{build}]", text, at_most(margins.MEMORY), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_MEMORY)
 
 
 @pytest.mark.claim(each=_memory_claim)

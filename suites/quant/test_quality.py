@@ -53,7 +53,7 @@ def _pairs(bench, golden_set):
 
 def _flips_claim(golden_set: str, build: str) -> Claim:
     text = f"{build} changes the verdict on at most {margins.FLIPS:.0%} of {golden_set}, gains and losses counted alike"
-    return Claim(f"Q1.flips[{golden_set},{build}]", text, at_most(margins.FLIPS), min_n=50)
+    return Claim(f"Q1.flips[{golden_set},{build}]", text, at_most(margins.FLIPS), min_n=50, expected=margins.EXPECTED_FLIPS)
 
 
 @pytest.mark.claim(each=_flips_claim)
@@ -82,7 +82,8 @@ def _flips(pairs: Measurement) -> Measurement:
 def _kld_claim(build: str) -> Claim:
     text = f"the next-token distributions of {build} lie at most {margins.KLD_MEAN:g} nats from the reference's, mean over documents"
     limit = at_most(margins.KLD_MEAN)
-    return Claim(f"Q2.kld[{build}]", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
+    support, expected = (0.0, margins.KLD_CAP), margins.EXPECTED_KLD
+    return Claim(f"Q2.kld[{build}]", text, limit, estimand="bounded_mean", support=support, min_n=100, expected=expected)
 
 
 @pytest.mark.claim(each=_kld_claim)
@@ -92,7 +93,15 @@ def test_distributions_stay_close(claim, bench, build):
 
 def _top1_claim(build: str) -> Claim:
     text = f"{build} prefers another token at no more than {margins.TOP1:.0%} of positions, mean over documents"
-    return Claim(f"Q2.top1[{build}]", text, at_most(margins.TOP1), estimand="bounded_mean", support=(0.0, 1.0), min_n=100)
+    return Claim(
+        f"Q2.top1[{build}]",
+        text,
+        at_most(margins.TOP1),
+        estimand="bounded_mean",
+        support=(0.0, 1.0),
+        min_n=100,
+        expected=margins.EXPECTED_TOP1,
+    )
 
 
 @pytest.mark.claim(each=_top1_claim)
@@ -120,9 +129,8 @@ def _fidelity(claim, bench, build, metric, samples, top):
 
 def _tail_claim(build: str) -> Claim:
     above, share = margins.KLD_TAIL
-    return Claim(
-        f"Q2.tail[{build}]", f"{build} is further than {above:g} nats off on at most {share:.0%} of documents", at_most(share), min_n=59
-    )
+    text = f"{build} is further than {above:g} nats off on at most {share:.0%} of documents"
+    return Claim(f"Q2.tail[{build}]", text, at_most(share), min_n=59, expected=margins.EXPECTED_TAIL)
 
 
 @pytest.mark.claim(each=_tail_claim)

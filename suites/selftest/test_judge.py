@@ -129,6 +129,12 @@ def test_zero_flips_ask_for_the_n_that_can_do():
     assert verdict.n_needed >= 149
 
 
+def test_an_alternative_on_the_wrong_side_gives_no_n_and_no_refusal():
+    verdict = judge(Claim("p", "t", at_most(0.1), expected=0.2), rate(8, 100))
+    assert (verdict.outcome, verdict.reason, verdict.n_needed) == ("inconclusive", "straddles", None)
+    assert judge(Claim("p", "t", at_most(0.1), expected=0.02), rate(8, 100)).n_needed > 0
+
+
 def test_an_unpaired_reading_of_paired_data_would_pass():
     """lm-eval's comparator: 996 of 1319 right, b=13, c=53: unpaired z = 1.78, p = .076, a green tick."""
     assert judge(Claim("d", "t", non_inferior(0.01)), paired(13, 53, 1319)).outcome == "fails"
