@@ -142,7 +142,9 @@ class Workbench:
             train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
 
         artifact = self.store.make("tuned", inputs, make)
-        return artifact.path, artifact.digest, {"training_rows": rows.digest, "rank": str(recipe.rank)}
+        # The report of the training holds times; the subject is what it made.
+        model = {name: digest for name, digest in artifact.files.items() if name != "training.json"}
+        return artifact.path, digest_json(model), {"training_rows": rows.digest, "rank": str(recipe.rank)}
 
     def _gguf(self, recipe: str, source: str, maker: Callable[[Path, Path], None]) -> tuple[Path, str, dict[str, str]]:
         self._need("llamacpp")  # before anything is trained for it
