@@ -21,7 +21,7 @@ from harness.errors import EngineError
 from harness.progress import Progress
 from harness.types import Prompt, Sample, Sampling
 
-__all__ = ["blocks", "run_samples"]
+__all__ = ["blocks", "peak_bytes", "run_samples"]
 
 
 def blocks(new: tuple[str, str], old: tuple[str, str], prompts: Sequence[Prompt], count: int, progress: Progress) -> list[dict[str, Any]]:
@@ -62,11 +62,20 @@ def run_samples(rows: Sequence[Mapping[str, Any]], figure: str) -> tuple[Sample,
     return tuple(Sample(r["block"], float(r[figure]), r["arm"], replicate=r["replicate"]) for r in rows)
 
 
-def _peak_bytes() -> int:
-    import resource
+def peak_bytes() -> int:
+    """The most resident memory this program has held, in bytes.
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    Linux's ``ru_maxrss`` will not do: it survives exec, so a child of a process that once held 4 GB
+    reports 4 GB, whatever it loads itself. VmHWM starts anew with the program.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     answers = [engine.generate([p], sampling=Sampling(max_tokens=48))[0] for p in prompts]
     seconds = time.perf_counter() - begun
     tokens = sum(a.tokens for a in answers)
-    print(json.dumps({"tokens_per_s": tokens / seconds, "tokens": tokens, "peak_bytes": _peak_bytes()}))
+    print(json.dumps({"tokens_per_s": tokens / seconds, "tokens": tokens, "peak_bytes": peak_bytes()}))
     return 0
 
 

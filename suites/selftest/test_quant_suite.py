@@ -70,6 +70,17 @@ def test_ready_made_files_that_are_broken_are_named(tmp_path, name):
         bench.subject("mine")
 
 
+def test_peak_memory_is_the_childs_own():
+    """A child must not report what its parent once held (as ru_maxrss does after exec)."""
+    code = (
+        "import subprocess, sys; held = bytearray(400 << 20)\n"
+        "child = 'from harness.quant.footprint import peak_bytes; print(peak_bytes())'\n"
+        "print(subprocess.run([sys.executable, '-c', child], capture_output=True, text=True).stdout)"
+    )
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 1 << 20 < peak < 200 << 20
+
+
 # --- scoring ----------------------------------------------------------------------------------
 
 
