@@ -276,7 +276,8 @@ class Workbench:
         self._files_only((new, old), "a run is a process of its own, and a server is not ours to start")
         kinds = self.engine_of(new), self.engine_of(old)
         inputs = {
-            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(), "blocks": self.tier.blocks, "gauge": "VmHWM",
+            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(),
+            "blocks": self.tier.blocks, "gauge": "VmHWM",
         }  # fmt: skip
         if not self.quiet_machine and self.store.find("runs", inputs) is None:
             raise MissingNeed(
