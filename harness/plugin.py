@@ -129,6 +129,7 @@ def _claim_of(item: pytest.Item) -> Claim | None:
     return made
 
 
+@pytest.hookimpl(tryfirst=True)  # before the terminal asks what to say of the collection
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fixes what will be claimed, and seals it before anything is measured."""
     config = session.config

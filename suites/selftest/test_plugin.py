@@ -206,6 +206,12 @@ def test_two_claims_of_one_name_are_refused(project):
     result.stderr.fnmatch_lines(["*'same' stands twice*test_a*test_b*"])
 
 
+def test_what_shaped_the_run_is_said_before_it_starts(project):
+    write(project, "holds")
+    result = project.runpytest_subprocess("--tier", "smoke", "--allow-missing", "vllm")
+    result.stdout.fnmatch_lines(["lifecycle:*tier: smoke*evidence:*", "allowed to be missing: vllm"])
+
+
 def test_a_run_folder_is_never_mixed(project):
     write(project, "holds")
     assert project.runpytest_subprocess("--run-dir", "here").ret == 0
