@@ -150,14 +150,22 @@ def _settle(claim: Claim, tests: _Tests) -> Verdict:
     else:
         needed = (_needed(tests, 0.80), _needed(tests, 0.90))
         reason = "unattainable" if tests.unattainable else "straddles"
-        ask = f"; n = {needed[0]} would settle it" if needed[0] else ""
-        ask += f" with power .80, {needed[1]} with .90" if needed[1] else ""
+        ask = _ask(needed, tests.n)
         sentence = f"{shown}: not decided{'; ' + tests.unattainable if tests.unattainable else ''}{ask}"
     return Verdict(
         outcome, reason, sentence, tests.estimate, tests.low, tests.high, 1 - 2 * claim.level,
         tests.p_hold, tests.p_fail, n=tests.n, n_needed=needed[0], n_needed_90=needed[1],
         method=tests.method, exactness=tests.exactness, statistics=tests.statistics,
     )  # fmt: skip
+
+
+def _ask(needed: tuple[int | None, int | None], n: int) -> str:
+    """The n that would settle it, in words; or that n is not what is lacking."""
+    if needed[0] is None:
+        return ""
+    if max(m for m in needed if m is not None) <= n:
+        return f"; n = {needed[0]} is enough where the declared alternative is true, so the truth lies near the bound"
+    return f"; n = {needed[0]} would settle it" + (f" with power .80, {needed[1]} with .90" if needed[1] else "")
 
 
 def _needed(tests: _Tests, power: float) -> int | None:

@@ -135,6 +135,13 @@ def test_an_alternative_on_the_wrong_side_gives_no_n_and_no_refusal():
     assert judge(Claim("p", "t", at_most(0.1), expected=0.02), rate(8, 100)).n_needed > 0
 
 
+def test_an_n_that_is_there_already_is_not_asked_for():
+    verdict = judge(Claim("d", "t", non_inferior(0.05)), paired(13, 40, 560))
+    assert verdict.outcome == "inconclusive"
+    assert verdict.n_needed < 560
+    assert "the truth lies near the bound" in verdict.sentence
+
+
 def test_an_unpaired_reading_of_paired_data_would_pass():
     """lm-eval's comparator: 996 of 1319 right, b=13, c=53: unpaired z = 1.78, p = .076, a green tick."""
     assert judge(Claim("d", "t", non_inferior(0.01)), paired(13, 53, 1319)).outcome == "fails"
