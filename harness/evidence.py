@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,7 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
     return Verdict(**{**data, "controls": tuple(data["controls"])})
 
 
+_ROW = tuple(field.name for field in fields(Sample))
 _ROW_DEFAULTS: dict[str, Any] = {
     "arm": "one", "status": "ok", "weight": 1.0, "cluster": None, "replicate": 0, "detail": {},
 }  # fmt: skip
@@ -137,7 +138,7 @@ def rows_to_text(samples: Iterable[Sample]) -> str:
     """One JSON object a line, fields at their default left out."""
     lines = []
     for sample in samples:
-        row = {key: value for key, value in asdict(sample).items() if value != _ROW_DEFAULTS.get(key, ...)}
+        row = {key: value for key in _ROW if (value := getattr(sample, key)) != _ROW_DEFAULTS.get(key, ...)}
         lines.append(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     return "".join(line + "\n" for line in lines)
 

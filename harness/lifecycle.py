@@ -21,7 +21,7 @@ from typing import Any
 from harness import evals, golden, provenance
 from harness.config import Settings, SubjectSpec, Tier
 from harness.engines import available, open_engine, versions
-from harness.engines.gguf_header import file_type, read_header
+from harness.engines.gguf_header import Header, file_type, read_header
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
 from harness.golden import GoldenSet
 from harness.progress import Progress
@@ -56,6 +56,8 @@ class Workbench:
         self.quiet_machine = quiet_machine
         self._subjects: dict[str, tuple[Subject, Path]] = {}
         self._engines: dict[str, Engine] = {}
+        self._headers: dict[str, Header] = {}
+        self._golden: dict[tuple[str, bool], GoldenSet] = {}  # verified once a session
 
     # --- subjects -----------------------------------------------------------------------------
 
@@ -198,8 +200,11 @@ class Workbench:
 
     def golden(self, name: str, *, control: bool = False) -> GoldenSet:
         """The golden set at this tier: all of it, or a fixed subset (of the smoke tier, of the controls)."""
-        kind = golden.manifest_entry(name, self.settings.golden)["kind"]
-        return golden.load(name, self.settings.golden, limit=self.tier.limit(kind, control=control))
+        if (name, control) not in self._golden:
+            kind = golden.manifest_entry(name, self.settings.golden)["kind"]
+            limit = self.tier.limit(kind, control=control)
+            self._golden[name, control] = golden.load(name, self.settings.golden, limit=limit)
+        return self._golden[name, control]
 
     def answers(self, name: str, set_name: str, *, control: bool = False) -> Answers:
         """The subject's scored answers to a golden set; as a ``control`` to a subset, answered afresh."""
@@ -317,6 +322,12 @@ class Workbench:
             raise MissingNeed("gguf", f"{name} is no GGUF file, and only those are looked into here so far", f"--subject {name}=gguf:FILE")
         return self.path(name)
 
+    def header(self, name: str) -> Header:
+        """The header of the subject's GGUF file, read once."""
+        if name not in self._headers:
+            self._headers[name] = read_header(self.gguf_path(name))
+        return self._headers[name]
+
     def rendered_prompts(self, set_name: str) -> list[Prompt]:
         """The chat prompts of a golden set; none where it is not asked as a chat."""
         chosen = self.golden(set_name)
@@ -329,7 +340,7 @@ class Workbench:
         def measure() -> dict[str, str]:
             if self.engine_of(name) == "hf":
                 return sidecar.of_folder(str(self.path(name)), prompts)
-            return sidecar.of_gguf(read_header(self.gguf_path(name)), self.engine(name), prompts)
+            return sidecar.of_gguf(self.header(name), self.engine(name), prompts)
 
         found: dict[str, str] = self.cached("sidecar", inputs, measure)
         return found

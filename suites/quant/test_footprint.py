@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
-from harness.engines.gguf_header import bits_per_weight, file_type, read_header
+from harness.engines.gguf_header import bits_per_weight, file_type
 from harness.quant import footprint
 from harness.quant.gguf import recipe_of, tensor_fallbacks
 from suites.quant import controls, margins
@@ -30,12 +30,11 @@ def test_it_is_as_small_as_it_says(claim, bench, build):
 
 
 def _bits(bench, name) -> Measurement:
-    path = bench.gguf_path(name)
-    header = read_header(path)
+    header = bench.header(name)
     counts: dict[str, int] = {}
     for tensor in header.tensors:
         counts[tensor.type] = counts.get(tensor.type, 0) + 1
-    detail = {"size_bytes": path.stat().st_size, "file_type": file_type(header), "tensors": dict(sorted(counts.items()))}
+    detail = {"size_bytes": bench.gguf_path(name).stat().st_size, "file_type": file_type(header), "tensors": dict(sorted(counts.items()))}
     return Measurement("bits_per_weight", (Sample(name, bits_per_weight(header), detail=detail),), (bench.subject(name),))
 
 
@@ -45,13 +44,13 @@ def _types_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_types_claim)
 def test_every_tensor_is_quantized(claim, bench, build):
-    recipe = recipe_of(read_header(bench.gguf_path(build)), build)
+    recipe = recipe_of(bench.header(build), build)
     posing = Control("planted: the reference posing as the build", controls.FAILS, _types(bench, bench.settings.reference, recipe))
     claim.check(_types(bench, build, recipe), controls=[posing])
 
 
 def _types(bench, name, recipe) -> Measurement:
-    header = read_header(bench.gguf_path(name))
+    header = bench.header(name)
     fallbacks = {f.name: f for f in tensor_fallbacks(header, recipe)}
     rows = []
     for tensor in header.tensors:
