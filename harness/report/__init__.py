@@ -23,8 +23,8 @@ def line(record: Mapping[str, Any]) -> str:
         parts.append(f"{text.number(claim.estimate)} {text.span(claim.low, claim.high)}".rstrip())
     if claim.n:
         parts.append(f"n = {claim.n}")
-    if claim.outcome != "holds" and claim.sentence:
-        parts.append(text.one_line(claim.sentence))
+    if claim.outcome != "holds" and claim.why:
+        parts.append(text.one_line(claim.why))  # the numbers stand before it already
     return "  ".join(parts)
 
 
