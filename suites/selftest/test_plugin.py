@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -265,7 +264,13 @@ def test_b(claim):
     time.sleep(60)
 """
     )
-    process = subprocess.Popen([sys.executable, "-m", "pytest", "-q"], cwd=project.path, stdout=subprocess.DEVNULL, env=os.environ)
+    # A job started in the background ignores SIGINT, and so would its children: give it back.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q"],
+        cwd=project.path,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (project.path / "started").exists():
         assert process.poll() is None
         time.sleep(0.05)
