@@ -160,12 +160,16 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
+    try:
+        return _print_plan(args.margin, args.psi, args.alpha, args.n) if args.margin is not None else _print_sets(args)
+    except ValueError as error:
+        raise HarnessError(f"plan: {error}") from error
+
+
+def _print_sets(args: argparse.Namespace) -> int:
     from harness import config, golden
     from harness.stats import plan
 
-    if args.margin is not None:
-        _print_plan(args.margin, args.psi, args.alpha, args.n)
-        return 0
     settings = config.load(args.lifecycle)
     print(f"exact power to show 'not worse by the margin' when nothing changed, alpha {args.alpha:g}, psi {args.psi:g}")
     print(f"{'set':<14}{'n':>6}  " + "".join(f"margin {m:<7g}" for m in (0.01, 0.02, 0.03, 0.05)))
@@ -176,7 +180,7 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_plan(margin: float, psi: float, alpha: float, n: int | None) -> None:
+def _print_plan(margin: float, psi: float, alpha: float, n: int | None) -> int:
     from harness.stats import plan
 
     print(f"not worse by {margin:g}, one-sided alpha {alpha:g}, {psi:.0%} of items change either way, no true loss:")
@@ -185,6 +189,7 @@ def _print_plan(margin: float, psi: float, alpha: float, n: int | None) -> None:
     print(f"  below n = {plan.ni_zero_flip_n(margin, alpha)} not even zero flips can prove it")
     if n is not None:
         print(f"  at n = {n} the exact power is {plan.ni_power(n, margin, psi, alpha):.3f}")
+    return 0
 
 
 # --- recheck and report -----------------------------------------------------------------------
@@ -193,9 +198,10 @@ def _print_plan(margin: float, psi: float, alpha: float, n: int | None) -> None:
 def _newest(run: Path | None) -> Path:
     if run is not None:
         if not run.is_dir():
-            raise HarnessError(f"{run}: no such folder; expected the folder of a run, like reports/20261121T120000Z-full-1a2b3c")
+            raise HarnessError(f"{run}: not a folder; expected the folder of a run, like reports/20261121T120000Z-full-1a2b3c")
         return run
-    runs = sorted(p.parent for p in Path("reports").glob("*/plan.json") if p.parent.name != "example")
+    plans = sorted(Path("reports").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
+    runs = [p.parent for p in plans if p.parent.name != "example"]
     if not runs:
         raise HarnessError("no run under reports/; name its folder, or run pytest -m quant first")
     return runs[-1]

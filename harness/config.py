@@ -146,7 +146,9 @@ def load(path: Path) -> Settings:
             raise ConfigError(f"{path}: [quant] lacks {key!r}")
     subjects = data.get("subjects", {})
     specs = [parse_subject(f"{name}={where}") for name, where in subjects.items()]
-    root = path.resolve().parent.parent
+    # A lifecycle file lies in the project, or in its folder "fixtures" as the built-in one does.
+    folder = path.resolve().parent
+    root = folder.parent if folder.name == "fixtures" else folder
     settings = Settings(
         name=head.get("name", path.stem),
         path=path,
@@ -179,7 +181,8 @@ _TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in data.get("tiers", {}):
-        table = reader.table(data["tiers"], name, dict.fromkeys(("items", "texts", "blocks", "control_items", "control_texts"), int))
+        shape = dict.fromkeys(("items", "texts", "blocks", "control_items", "control_texts"), int)
+        table = reader.table(data["tiers"], name, shape, "tiers")
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
     return tiers
 
@@ -188,7 +191,7 @@ def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
     shape = {"bound": dict, "alpha": float, "min_n": int, "expected": float, "expect": str, "why": str}
     found = {}
     for name in data.get("claims", {}):
-        table = reader.table(data["claims"], name, shape)
+        table = reader.table(data["claims"], name, shape, "claims")
         where = f"{reader.path}: [claims.{name!r}]"
         if "bound" in table:
             table["bound"] = bounds.from_dict(table["bound"], where)
@@ -211,13 +214,14 @@ class _Reader:
             if key not in keys:
                 raise ConfigError(f"{self.path}: unknown key {key!r} in {where}; {nearest(key, keys)}")
 
-    def table(self, data: Mapping[str, Any], name: str, shape: Mapping[str, type]) -> dict[str, Any]:
+    def table(self, data: Mapping[str, Any], name: str, shape: Mapping[str, type], inside: str = "") -> dict[str, Any]:
         table = data.get(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{self.path}: {name} = {table!r}, expected a table")
-        self.known(table, list(shape), f"[{name}]")
+        where = f"{inside}.{name}" if inside else name
+        self.known(table, list(shape), f"[{where}]")
         for key, value in table.items():
             wanted = (int, float) if shape[key] is float else shape[key]
             if isinstance(value, bool) or not isinstance(value, wanted):
-                raise ConfigError(f"{self.path}: {name}.{key} = {value!r}, expected {shape[key].__name__}")
+                raise ConfigError(f"{self.path}: {where}.{key} = {value!r}, expected {shape[key].__name__}")
         return dict(table)

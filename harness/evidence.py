@@ -177,7 +177,6 @@ def seal_plan(run: Path, plan: Mapping[str, Any]) -> str:
     """
     data = canonical({"schema": SCHEMA, **plan})
     path = run / PLAN
-    run.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{PLAN}.{os.getpid()}")
     write_atomic(staged, data)
     try:
@@ -241,8 +240,9 @@ def write_evidence(
 
 def bundle_files(run: Path) -> dict[str, str]:
     """Digest of each file of the bundle but the seal itself, by relative path."""
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p != run / BUNDLE)
-    return {p.relative_to(run).as_posix(): digest(p.read_bytes()) for p in files}
+    # A link is no part of evidence: it is listed by where it points, so that it is never sealed or overlooked.
+    files = sorted(p for p in run.rglob("*") if (p.is_symlink() or p.is_file()) and p != run / BUNDLE)
+    return {p.relative_to(run).as_posix(): f"link to {p.readlink()}" if p.is_symlink() else digest(p.read_bytes()) for p in files}
 
 
 def seal_bundle(run: Path) -> str:

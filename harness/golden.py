@@ -30,6 +30,7 @@ class GoldenSet:
 
     ``n`` is the number of items held. ``digest`` is the SHA-256 of the whole file; a subset of
     N items has ``+limit=N`` behind it, so that a smoke run is never mistaken for the whole.
+    ``prompt`` is how an item of a json_extraction set is asked: its text with ``{input}`` in it.
     """
 
     name: str
@@ -40,6 +41,7 @@ class GoldenSet:
     licence: str
     source: str
     path: Path
+    prompt: str = "{input}"
 
 
 def load(name: str, root: Path, *, limit: int | None = None) -> GoldenSet:
@@ -67,7 +69,9 @@ def load(name: str, root: Path, *, limit: int | None = None) -> GoldenSet:
     if limit is not None and limit < len(items):
         items = tuple(sorted(items, key=lambda item: hashlib.sha256(item["id"].encode()).digest())[:limit])
         digest = f"{digest}+limit={limit}"
-    return GoldenSet(name, entry["kind"], items, digest, len(items), entry["licence"], entry["source"], path)
+    return GoldenSet(
+        name, entry["kind"], items, digest, len(items), entry["licence"], entry["source"], path, entry.get("prompt", "{input}")
+    )
 
 
 def names(root: Path) -> list[str]:
@@ -90,6 +94,9 @@ def manifest_entry(name: str, root: Path) -> Mapping[str, Any]:
             _fail(f"{where}, [{name}]", f"no {key}", f"{key} = {expected}", "Add it; a person has to approve a set")
         if not accepts(entry[key]):
             _fail(f"{where}, [{name}]", f"{key} = {_shown(entry[key])}", expected, _REPAIR)
+    prompt = entry.get("prompt", "{input}")
+    if not (_is_text(prompt) and "{input}" in prompt):
+        _fail(f"{where}, [{name}]", f"prompt = {_shown(prompt)}", "a text with {input} in it", _REPAIR)
     unlisted = {"id", *_KINDS[entry["kind"]]} - set(entry["fields"])
     if unlisted:
         _fail(f"{where}, [{name}]", f"fields without {sorted(unlisted)}", f"those of a {entry['kind']} set", _REPAIR)

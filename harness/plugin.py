@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import EvidenceError, HarnessError, MissingNeed
-from harness.types import Claim, Control, Engine, Measurement, Verdict
+from harness.types import Claim, Control, Engine, Measurement, Subject, Verdict
 
 if TYPE_CHECKING:
     from harness.config import Settings
@@ -54,6 +54,7 @@ class Run:
     allowed: frozenset[str]
     plan_digest: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()  # claims that the lifecycle file names and no test makes
 
 
 # --- options ----------------------------------------------------------------------------------
@@ -111,6 +112,11 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError(str(error)) from error
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A wrong lifecycle file ends the session in one line, before any test is collected."""
+    settings_of(session.config)
+
+
 # --- the plan, sealed after collection and before the first sample ------------------------------
 
 
@@ -158,6 +164,8 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
         if twin is not handle:
             raise pytest.UsageError(f"claim id {handle.claim.id!r} stands twice: {twin.item.nodeid} and {item.nodeid}")
         item.stash[_CLAIM] = handle
+    known = {name for claim_id in handles for name in (claim_id, claim_id.partition("[")[0])}
+    run.unused = tuple(sorted(set(settings.claims) - known))
     run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
     config.stash[_RUN] = run
     if not run.worker:
@@ -179,6 +187,7 @@ def _plan_body(run: Run, handles: dict[str, ClaimHandle]) -> dict[str, Any]:
         "lifecycle": run.settings.name,
         "tier": run.tier,
         "golden": {name: golden.manifest_entry(name, root)["sha256"] for name in sets},
+        "prompts": {name: golden.manifest_entry(name, root).get("prompt", "") for name in sets},
         "scorers": _scorer_digests(),
         "subjects": {s.name: s.scheme for s in run.settings.subjects.values()},
         "claims": [
@@ -207,8 +216,8 @@ def _run_folder(config: pytest.Config, tier: str) -> Path:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         return config.rootpath / "reports" / f"{stamp}-{tier}-{os.urandom(3).hex()}"
     folder = Path(named).absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise pytest.UsageError(f"--run-dir {folder}: not empty; evidence is never mixed or overwritten, name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise pytest.UsageError(f"--run-dir {folder}: not an empty folder; evidence is never mixed or overwritten, name a new one")
     return folder
 
 
@@ -245,11 +254,14 @@ class ClaimHandle:
         self.expect = said.expect if said else "holds"
         self.why = said.why if said else ""
         self.verdict: Verdict | None = None
+        self.opened: dict[str, Subject] = {}
 
     def check(self, measurement: Measurement, *, controls: Sequence[Control] = ()) -> Verdict:
         """Judges, writes the evidence, then fails the test if the verdict asks for it."""
         from harness.judge import judge
 
+        if not measurement.subjects:  # a test that measured with the engine fixture: say with which
+            measurement = replace(measurement, subjects=tuple(self.opened.values()))
         verdict = judge(self.claim, measurement, controls=controls)
         self.record(verdict, measurement, controls)
         self._raise(verdict)
@@ -343,9 +355,16 @@ def _progress(config: pytest.Config) -> Callable[[str, int, int], None]:
 
 
 @pytest.fixture
-def engine(bench: Workbench) -> Callable[[str], Engine]:
+def engine(request: pytest.FixtureRequest, bench: Workbench) -> Callable[[str], Engine]:
     """``engine("mine")``: the opened engine of a subject named by --subject or the lifecycle file."""
-    return bench.engine
+    handle = request.node.stash.get(_CLAIM, None)
+
+    def opened(name: str) -> Engine:
+        if handle is not None:
+            handle.opened[name] = bench.subject(name)
+        return bench.engine(name)
+
+    return opened
 
 
 @pytest.fixture
@@ -518,4 +537,5 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
         f"reference: {settings.reference} · builds: {', '.join(settings.builds)} · sets: {', '.join(settings.sets)}, {settings.texts}",
         *wanted,
         *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
+        *(f"no claim of this run is called {name!r}, as [claims] in the lifecycle file does" for name in run.unused),
     ]

@@ -47,13 +47,13 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     verdicts: dict[str, str] = {}
     try:
         plan = evidence.read_json(run / evidence.PLAN)
-        planned = {c["claim"]["id"]: c["claim"] for c in plan["claims"]}
+        planned = {c["claim"]["id"]: c for c in plan["claims"]}
     except (EvidenceError, KeyError, TypeError) as error:
         return Report(found, {}, (*problems, f"{run / evidence.PLAN}: not a sealed plan ({error})"))
     plan_digest = evidence.digest((run / evidence.PLAN).read_bytes())
     for path in sorted((run / "evidence").glob("*.json")):
         try:
-            claim_id, outcome = _check_evidence(run, path, plan_digest, planned)
+            claim_id, outcome = _check_evidence(run, path, plan_digest, plan["tier"], planned)
         except (HarnessError, KeyError, TypeError, ValueError) as error:
             problems.append(f"{path}: {error}")
             continue
@@ -86,19 +86,27 @@ def _check_seal(run: Path, problems: list[str]) -> str:
     return found
 
 
-def _check_evidence(run: Path, path: Path, plan_digest: str, planned: Mapping[str, Any]) -> tuple[str, str]:
+def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned: Mapping[str, Any]) -> tuple[str, str]:
     record = evidence.read_json(path)
     claim = evidence.claim_from_json(record["claim"])
     if record["plan"] != plan_digest:
         raise EvidenceError("it was made under another plan")
-    if planned.get(claim.id) != record["claim"]:
+    entry = planned.get(claim.id, {})
+    if entry.get("claim") != record["claim"]:
         raise EvidenceError(f"the claim {claim.id} is not the one in the sealed plan (margin, alpha, n or text changed)")
+    if record["tier"] != tier:
+        raise EvidenceError(f"tier {record['tier']!r}, but the run was planned as {tier!r}")
+    said = {"test": "test", "bound_from": "source", "expect": "expect", "why": "why"}
+    changed = [note for note, key in said.items() if key in entry and record["notes"].get(note) != entry[key]]
+    if changed:
+        raise EvidenceError(f"its notes differ from the plan: {', '.join(changed)}")
     if path != evidence.evidence_path(run, claim.id):
         raise EvidenceError(f"the evidence of {claim.id} does not lie where it belongs")
     kept = record["verdict"]
     if record["measurement"] is None:
-        if kept["outcome"] in ("holds", "fails"):
-            raise EvidenceError(f"verdict {kept['outcome']!r} without a measurement")
+        unmeasured = kept["outcome"] in ("not_evaluated", "error") or kept["reason"] in ("min_n", "unattainable")
+        if not unmeasured:
+            raise EvidenceError(f"verdict {kept['outcome']!r} ({kept['reason']}) without a measurement")
         return claim.id, kept["outcome"]
     controls = [Control(c["name"], tuple(c["expect"]), _measurement(run, c["measurement"])) for c in record["controls"]]
     again = evidence.verdict_to_json(judge(claim, _measurement(run, record["measurement"]), controls=controls))

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import StoreError
+from harness.errors import HarnessError, StoreError
 
 __all__ = ["Artifact", "Store", "default_root", "digest_file", "digest_json", "digest_tree"]
 
@@ -102,12 +102,15 @@ class Store:
         Raises StoreError when it cannot be kept (full disk, no permission); whatever ``maker``
         raises passes through, and nothing half-made stays.
         """
+        found = self.find(name, inputs)  # without the lock: a finished store may be read-only
+        if found is not None:
+            return found
         try:
             with self._lock(name, self.key(name, inputs)):
-                found = self.find(name, inputs)
-                return found or self._make(name, inputs, maker)
-        except OSError as error:
-            if isinstance(error, StoreError):
+                return self.find(name, inputs) or self._make(name, inputs, maker)
+        except Exception as error:
+            full = "No space left" in str(error)  # some libraries raise classes of their own for it
+            if (isinstance(error, HarnessError) and not full) or not (full or isinstance(error, OSError)):
                 raise
             raise StoreError(
                 f"store: cannot make {name} in {self.root}: {error}. Nothing half-made was kept. "

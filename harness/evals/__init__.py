@@ -21,33 +21,28 @@ from harness.store import digest_json
 from harness.types import Engine, Generation, Measurement, Prompt, Sample, Sampling, Scored, TokenLogprobs
 
 __all__ = [
-    "EXTRACTION",
     "SAMPLING",
     "answer_text",
     "choices",
     "digest_of_changed",
     "documents",
     "exact_match",
-    "extraction_message",
     "multiple_choice",
     "pair",
     "plant_loss",
     "prompts",
+    "question",
     "score_answers",
     "score_choices",
     "task_digest",
 ]
 
-# Short on purpose: on two cores the prompt is most of the cost.
-EXTRACTION = (
-    "Parse this US address into JSON with keys number, street, unit, po_box, city, state, zip (omit absent ones).\nAddress: {input}"
-)
 SAMPLING = Sampling(max_tokens=96)
 
 
-def extraction_message(text: str) -> str:
-    """The user message of the extraction task, the same in training and evaluation."""
-    return EXTRACTION.format(input=text)
+def question(golden: GoldenSet, item: Mapping[str, Any]) -> str:
+    """How an item of a ``json_extraction`` set is asked: the set's own prompt, the same in training and evaluation."""
+    return golden.prompt.replace("{input}", item["input"])
 
 
 def answer_text(target: Mapping[str, str]) -> str:
@@ -57,14 +52,14 @@ def answer_text(target: Mapping[str, str]) -> str:
 
 def task_digest(golden: GoldenSet) -> str:
     """Digest of how a set is asked: prompt template and sampling, or scoring of choices."""
-    how = [EXTRACTION, asdict(SAMPLING)] if golden.kind == "json_extraction" else ["Question: {}\nAnswer: {}"]
+    how = [golden.prompt, asdict(SAMPLING)] if golden.kind == "json_extraction" else ["Question: {}\nAnswer: {}"]
     return digest_json([golden.kind, *how])
 
 
 def prompts(golden: GoldenSet) -> list[Prompt]:
     """The questions of a ``json_extraction`` set."""
     _expect(golden, "json_extraction")
-    return [Prompt(i["id"], ({"role": "user", "content": extraction_message(i["input"])},)) for i in golden.items]
+    return [Prompt(i["id"], ({"role": "user", "content": question(golden, i)},)) for i in golden.items]
 
 
 def choices(golden: GoldenSet) -> list[Scored]:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.quant
 
 def _accuracy_claim(golden_set: str, build: str) -> Claim:
     margin, psi = margins.MARGIN[golden_set], margins.PSI[golden_set]
-    text = f"{build} answers {golden_set} not worse than the reference by {margin:g} or more"
+    text = f"{build} answers {golden_set} not worse than the reference by the margin or more"
     return Claim(f"Q1.accuracy[{golden_set},{build}]", text, non_inferior(margin), psi=psi, min_n=200)
 
 
@@ -52,7 +52,7 @@ def _pairs(bench, golden_set):
 
 
 def _flips_claim(golden_set: str, build: str) -> Claim:
-    text = f"{build} changes the verdict on at most {margins.FLIPS:.0%} of {golden_set}, gains and losses counted alike"
+    text = f"{build} flips few items of {golden_set} between right and wrong, gains and losses counted alike"
     return Claim(f"Q1.flips[{golden_set},{build}]", text, at_most(margins.FLIPS), min_n=50, expected=margins.EXPECTED_FLIPS)
 
 
@@ -80,7 +80,7 @@ def _flips(pairs: Measurement) -> Measurement:
 
 
 def _kld_claim(build: str) -> Claim:
-    text = f"the next-token distributions of {build} lie at most {margins.KLD_MEAN:g} nats from the reference's, mean over documents"
+    text = f"the next-token distributions of {build} lie close to the reference's: KL in nats, mean over documents"
     limit = at_most(margins.KLD_MEAN)
     support, expected = (0.0, margins.KLD_CAP), margins.EXPECTED_KLD
     return Claim(f"Q2.kld[{build}]", text, limit, estimand="bounded_mean", support=support, min_n=100, expected=expected)
@@ -92,7 +92,7 @@ def test_distributions_stay_close(claim, bench, build):
 
 
 def _top1_claim(build: str) -> Claim:
-    text = f"{build} prefers another token at no more than {margins.TOP1:.0%} of positions, mean over documents"
+    text = f"{build} rarely prefers another token than the reference: share of positions, mean over documents"
     return Claim(
         f"Q2.top1[{build}]",
         text,
@@ -129,7 +129,7 @@ def _fidelity(claim, bench, build, metric, samples, top):
 
 def _tail_claim(build: str) -> Claim:
     above, share = margins.KLD_TAIL
-    text = f"{build} is further than {above:g} nats off on at most {share:.0%} of documents"
+    text = f"{build} is further than {above:g} nats off on few documents"
     return Claim(f"Q2.tail[{build}]", text, at_most(share), min_n=59, expected=margins.EXPECTED_TAIL)
 
 
@@ -151,7 +151,7 @@ def test_no_tail_of_broken_documents(claim, bench, build):
 
 
 def _perplexity_claim(build: str) -> Claim:
-    text = f"the perplexity of {build} is at most {margins.PERPLEXITY:g} times the reference's, token-weighted over documents"
+    text = f"the perplexity of {build} is hardly above the reference's: ratio, token-weighted over documents"
     return Claim(f"Q3.perplexity[{build}]", text, at_most(margins.PERPLEXITY), estimand="log_ratio", min_n=50)
 
 
@@ -180,7 +180,7 @@ def test_perplexity_ratio(claim, bench, build):
 
 
 def _conversion_claim() -> Claim:
-    text = f"the reference file says what the folder it was converted from says: at most {margins.CONVERSION:g} nats apart"
+    text = "the reference file says what the folder it was converted from says: KL in nats, mean over documents"
     limit = at_most(margins.CONVERSION)
     return Claim("Q2.conversion", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
 

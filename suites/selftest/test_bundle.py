@@ -36,13 +36,22 @@ def make(run: Path) -> Path:
         "a.rate[x,y]": (Claim("a.rate[x,y]", "t", at_least(0.8)), rate(95, 100), ()),
         "b.ni": (Claim("b.ni", "t", non_inferior(0.05)), paired(2, 300), (Control("planted", ("fails",), paired(40, 300)),)),
     }
-    plan = {"tier": "full", "claims": [{"claim": evidence.claim_to_json(c)} for c, _, _ in claims.values()]}
+    plan = {"tier": "full", "claims": [{"claim": evidence.claim_to_json(c), "expect": "holds"} for c, _, _ in claims.values()]}
     digest = evidence.seal_plan(run, plan)
+    notes = {"expect": "holds"}
     for claim, measurement, controls in claims.values():
         verdict = judge(claim, measurement, controls=controls)
         assert verdict.outcome == "holds"
         evidence.write_evidence(
-            run, claim, verdict, plan_digest=digest, tier="full", measurement=measurement, controls=controls, provenance={}, notes={}
+            run,
+            claim,
+            verdict,
+            plan_digest=digest,
+            tier="full",
+            measurement=measurement,
+            controls=controls,
+            provenance={},
+            notes={"expect": "holds"},
         )
     evidence.seal_bundle(run)
     return run
@@ -85,6 +94,12 @@ def test_missing_and_added_files_are_named(tmp_path):
     assert any("no evidence for the planned claim b.ni" in p for p in problems)
 
 
+def test_a_linked_folder_is_no_evidence(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "more").symlink_to("/etc")
+    assert any("more: not part" in p for p in recheck(run).problems)
+
+
 def edit(path: Path, change) -> None:
     record = json.loads(path.read_text())
     change(record)
@@ -99,6 +114,13 @@ def edit(path: Path, change) -> None:
         ("a lost control", lambda r: r.update(controls=[]), "cannot be derived again"),
         ("another plan", lambda r: r.update(plan="0" * 64), "under another plan"),
         ("no measurement", lambda r: r.update(measurement=None), "without a measurement"),
+        ("another tier", lambda r: r.update(tier="smoke"), "planned as 'full'"),
+        ("other notes", lambda r: r["notes"].update(expect="fails"), "notes differ from the plan: expect"),
+        (
+            "a verdict dropped",
+            lambda r: r.update(measurement=None, verdict={**r["verdict"], "outcome": "inconclusive", "reason": "straddles"}),
+            "without a measurement",
+        ),
         ("fewer rows", lambda r: r["measurement"]["samples"].update(rows=599), "600 rows, expected 599"),
         ("a file elsewhere", lambda r: r["measurement"]["samples"].update(file="../../etc/hostname"), "outside the bundle"),
     ],

@@ -122,6 +122,14 @@ def test_non_inferiority_by_hand(b, c, n, outcome):
     assert judge(Claim("d.ni", "t", non_inferior(0.05)), paired(b, c, n)).outcome == outcome
 
 
+def test_the_p_that_is_shown_is_near_the_true_one():
+    """An early stop decides with a wide bracket; what is printed must be narrow (statistics.md section 5.1)."""
+    for b, c, n, margin, p in [(6, 8, 200, 0.05, 0.029869), (3, 5, 200, 0.05, 0.014325), (10, 12, 300, 0.05, 0.007623)]:
+        shown = judge(Claim("d", "t", non_inferior(margin)), paired(b, c, n)).p_hold
+        assert p <= shown <= p + 0.0011
+    assert judge(Claim("d", "t", non_inferior(0.03)), paired(34, 54, 1183)).p_hold < 0.06
+
+
 def test_zero_flips_ask_for_the_n_that_can_do():
     verdict = judge(Claim("d", "t", non_inferior(0.02)), paired(0, 0, 100))
     assert verdict.outcome == "inconclusive"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import config, lifecycle
+from harness import config, evals, lifecycle
 from harness.errors import ConfigError, MissingNeed, SubjectError
 from harness.lifecycle import Workbench
 from harness.store import Store
@@ -36,7 +37,7 @@ class Counted:
 
     def __init__(self, location: Path) -> None:
         self.closed = False
-        Counted.opened.append(str(location))
+        Counted.opened.append(location.name)
 
     def close(self) -> None:
         self.closed = True
@@ -45,7 +46,9 @@ class Counted:
 def test_the_two_engines_used_last_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(lifecycle, "open_engine", lambda kind, location, **_: Counted(location))
     Counted.opened = []
-    bench = bench_of(tmp_path, "a=fake:a", "b=fake:b", "c=fake:c")
+    for name in "abc":
+        (tmp_path / name).write_text("{}")
+    bench = bench_of(tmp_path, *(f"{name}=fake:{tmp_path / name}" for name in "abc"))
     a, b = bench.engine("a"), bench.engine("b")
     assert bench.engine("a") is a  # used again: b is now the older one
     c = bench.engine("c")
@@ -130,3 +133,28 @@ def test_an_adapter_names_two_folders(tmp_path):
     assert bench_of(tmp_path, f"m=adapter:{tmp_path}/lora+hf:{tmp_path}/base").subject("m").digest != first.digest
     with pytest.raises(SubjectError, match="expected adapter:LORA_FOLDER"):
         bench.subject("n")
+
+
+def test_other_answers_in_the_same_file_are_another_subject(tmp_path):
+    path = answers_file(tmp_path)
+    right = bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
+    path.write_text("{}")
+    none = bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
+    assert sum(s.value == 1 for s in right.samples) > 50
+    assert not any(s.value == 1 for s in none.samples)
+    path.unlink()
+    with pytest.raises(SubjectError, match="no file"):
+        bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
+
+
+def test_what_a_server_said_is_not_reused_in_another_session(tmp_path):
+    inputs = [bench_of(tmp_path, "s=http://127.0.0.1:9/v1#m")._inputs("s") for _ in range(2)]
+    assert inputs[0] != inputs[1]
+
+
+def test_a_set_is_asked_with_its_own_prompt(tmp_path):
+    chosen = bench_of(tmp_path).golden("addresses")
+    assert evals.prompts(chosen)[0].messages[0]["content"].startswith("Parse this US address")
+    plain = replace(chosen, prompt="{input}")
+    assert evals.prompts(plain)[0].messages[0]["content"] == plain.items[0]["input"]
+    assert evals.task_digest(plain) != evals.task_digest(chosen)

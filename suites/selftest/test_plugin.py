@@ -311,3 +311,5 @@ def test_tickets(claim, engine, golden):
     result = project.runpytest_subprocess("--subject", "mine=fake:answers.json")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*holds*tickets.accuracy*"])
+    record = json.loads((the_run(project) / "evidence/tickets.accuracy.json").read_text())
+    assert record["measurement"]["subjects"][0]["digest"] == evidence.digest(json.dumps(answers).encode())
