@@ -51,7 +51,7 @@ def make(run: Path) -> Path:
             measurement=measurement,
             controls=controls,
             provenance={},
-            notes={"expect": "holds"},
+            notes=notes,
         )
     evidence.seal_bundle(run)
     return run

@@ -216,7 +216,7 @@ def test_a_run_folder_is_never_mixed(project):
     assert project.runpytest_subprocess("--run-dir", "here").ret == 0
     result = project.runpytest_subprocess("--run-dir", "here")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*not empty*"])
+    result.stderr.fnmatch_lines(["*not an empty folder*"])
 
 
 def test_unknown_key_and_scheme_name_the_nearest(project):
