@@ -87,10 +87,8 @@ class Store:
     def find(self, name: str, inputs: Mapping[str, Any]) -> Artifact | None:
         """The artifact if it was made before and still has its bytes; a changed one is moved aside."""
         folder = self.root / name / self.key(name, inputs)
-        if not (folder / _SEAL).is_file():
-            return None
         found = _read(name, folder)
-        if found is None:
+        if found is None and (folder / _SEAL).is_file():
             aside = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
             folder.rename(aside)
             print(f"store: {folder} no longer has the bytes it was sealed with; moved to {aside}", file=sys.stderr)
@@ -102,7 +100,8 @@ class Store:
         Raises StoreError when it cannot be kept (full disk, no permission); whatever ``maker``
         raises passes through, and nothing half-made stays.
         """
-        found = self.find(name, inputs)  # without the lock: a finished store may be read-only
+        # Without the lock, since a finished store may be read-only; what is damaged is moved under it.
+        found = _read(name, self.root / name / self.key(name, inputs))
         if found is not None:
             return found
         try:
@@ -163,7 +162,7 @@ def _read(name: str, folder: Path) -> Artifact | None:
         if seal["files"] != digest_tree(folder):
             return None
         return Artifact(name, folder.name, folder, seal["files"], seal["inputs"])
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
         return None
 
 

@@ -88,7 +88,7 @@ def _kld_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_kld_claim)
 def test_distributions_stay_close(claim, bench, build):
-    _fidelity(claim, bench, build, "kld_mean", lambda rows: fidelity.kld_samples(rows, margins.KLD_CAP), top=margins.KLD_CAP)
+    _fidelity(claim, bench, build, "kld_mean", lambda rows: fidelity.kld_samples(rows, margins.KLD_CAP), _shift(margins.KLD_CAP))
 
 
 def _top1_claim(build: str) -> Claim:
@@ -106,25 +106,28 @@ def _top1_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_top1_claim)
 def test_the_likeliest_token_stays(claim, bench, build):
-    _fidelity(claim, bench, build, "top1", fidelity.top1_samples, top=1.0)
+    _fidelity(claim, bench, build, "top1", fidelity.top1_samples, _shift(1.0))
 
 
-def _fidelity(claim, bench, build, metric, samples, top):
-    """One leg over the documents, with both controls; the planted shift is twice the bound."""
-    reference, limit = bench.settings.reference, claim.claim.bound.limit
+def _fidelity(claim, bench, build, metric, samples, plant, conditions=None):
+    """One leg over the documents, with its controls; ``plant(rows, limit)`` says what it plants, and plants it."""
+    reference = bench.settings.reference
     claim.needs(bench.golden(bench.settings.texts).n)
+    said = conditions or {"texts": bench.settings.texts}
 
     def measure(name: str, *, control: bool = False) -> Measurement:
         subjects = (bench.subject(name), bench.subject(reference))
-        return Measurement(
-            metric, samples(bench.distributions(name, reference, control=control)), subjects, {"texts": bench.settings.texts}
-        )
+        return Measurement(metric, samples(bench.distributions(name, reference, control=control)), subjects, said)
 
     nothing = measure(reference, control=True)
-    more = Measurement(metric, controls.shifted(nothing.samples, 2 * limit, top))
-    claim.check(
-        measure(build), controls=[unchanged(nothing), planted(f"a shift of {2 * limit:g}", more), damaged(measure(DAMAGED, control=True))]
-    )
+    what, rows = plant(nothing.samples, claim.claim.bound.limit)
+    more = planted(what, Measurement(metric, rows))
+    claim.check(measure(build), controls=[unchanged(nothing), more, damaged(measure(DAMAGED, control=True))])
+
+
+def _shift(top):
+    """Plants twice the bound in every document, no higher than ``top``."""
+    return lambda rows, limit: (f"a shift of {2 * limit:g}", controls.shifted(rows, 2 * limit, top))
 
 
 def _tail_claim(build: str) -> Claim:
@@ -135,19 +138,12 @@ def _tail_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_tail_claim)
 def test_no_tail_of_broken_documents(claim, bench, build):
-    above, reference = margins.KLD_TAIL[0], bench.settings.reference
-    claim.needs(bench.golden(bench.settings.texts).n)
+    above = margins.KLD_TAIL[0]
 
-    def measure(name: str, *, control: bool = False) -> Measurement:
-        rows = fidelity.tail_samples(bench.distributions(name, reference, control=control), above)
-        return Measurement("kld_tail", rows, (bench.subject(name), bench.subject(reference)), {"above": above})
+    def plant(rows, limit):
+        return f"{4 * limit:.0%} of documents", controls.with_share(rows, 4 * limit, claim.claim.id)
 
-    nothing = measure(reference, control=True)
-    share = 4 * claim.claim.bound.limit
-    many = Measurement("kld_tail", controls.with_share(nothing.samples, share, claim.claim.id))
-    claim.check(
-        measure(build), controls=[unchanged(nothing), planted(f"{share:.0%} of documents", many), damaged(measure(DAMAGED, control=True))]
-    )
+    _fidelity(claim, bench, build, "kld_tail", lambda rows: fidelity.tail_samples(rows, above), plant, {"above": above})
 
 
 def _perplexity_claim(build: str) -> Claim:
