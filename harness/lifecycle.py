@@ -21,6 +21,7 @@ from typing import Any
 from harness import evals, golden, provenance
 from harness.config import Settings, SubjectSpec, Tier
 from harness.engines import available, open_engine, versions
+from harness.engines.common import install
 from harness.engines.gguf_header import Header, file_type, read_header
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
 from harness.golden import GoldenSet
@@ -429,7 +430,7 @@ def _from_hub(spec: SubjectSpec) -> Path:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except ImportError:
-        raise MissingNeed("hf", "huggingface_hub is not installed", 'python -m pip install "lifecycle-harness[hf]"') from None
+        raise MissingNeed("hf", "huggingface_hub is not installed", install("hf")) from None
     except Exception as error:  # the hub client raises many kinds; each means: not to be had
         raise MissingNeed(
             spec.name, f"{spec.location} cannot be fetched ({type(error).__name__})", "download it and name its folder"

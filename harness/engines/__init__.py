@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from harness.engines.common import INSTALL_HF, INSTALL_LLAMACPP, length_batches, token_digest
+from harness.engines.common import install, length_batches, token_digest
 from harness.errors import EngineError, MissingNeed, nearest
 from harness.types import Engine
 
@@ -30,14 +30,14 @@ _NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "hf": (
         ("torch", "transformers", "safetensors", "numpy"),
         ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy"),
-        INSTALL_HF,
+        install("hf"),
     ),
     "llamacpp": (
         ("llama_cpp", "jinja2", "numpy"),
         ("llama-cpp-python", "Jinja2", "numpy"),
-        INSTALL_LLAMACPP,
+        install("llamacpp"),
     ),
-    "openai": (("aiohttp",), ("aiohttp",), 'python -m pip install "lifecycle-harness[openai]"'),
+    "openai": (("aiohttp",), ("aiohttp",), install("openai")),
     "fake": ((), (), "nothing to install"),
 }
 

@@ -16,10 +16,9 @@ from typing import Any
 from harness.errors import EngineError, MissingNeed, SubjectError
 
 __all__ = [
-    "INSTALL_HF",
-    "INSTALL_LLAMACPP",
     "common_prefix",
     "cut_at_stop",
+    "install",
     "length_batches",
     "llama_cpp_quiet",
     "load_json",
@@ -30,8 +29,10 @@ __all__ = [
     "token_digest",
 ]
 
-INSTALL_HF = 'python -m pip install "lifecycle-harness[hf]"'
-INSTALL_LLAMACPP = 'python -m pip install "lifecycle-harness[llamacpp]"'
+
+def install(extra: str) -> str:
+    """The command that gets an extra: what every MissingNeed of an engine names."""
+    return f'python -m pip install "lifecycle-harness[{extra}]"'
 
 
 def length_batches(lengths: Sequence[int], max_items: int, max_tokens: int) -> list[list[int]]:
@@ -91,7 +92,7 @@ def llama_cpp_quiet() -> tuple[Any, deque[str]]:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingNeed("llamacpp", f"llama-cpp-python cannot be imported ({error})", INSTALL_LLAMACPP) from error
+        raise MissingNeed("llamacpp", f"llama-cpp-python cannot be imported ({error})", install("llamacpp")) from error
     if "lines" not in _LLAMA_LOG:
         import ctypes
 

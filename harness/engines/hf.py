@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.engines.common import (
-    INSTALL_HF,
     cut_at_stop,
+    install,
     length_batches,
     load_json,
     pick_token,
@@ -100,7 +100,7 @@ class HF:
         try:
             import peft
         except ImportError as error:
-            raise MissingNeed("peft", "needed for an unmerged adapter", INSTALL_HF) from error
+            raise MissingNeed("peft", "needed for an unmerged adapter", install("train")) from error
         try:
             adapted = peft.PeftModel.from_pretrained(model, str(self.adapter), use_safetensors=True)
         except Exception as error:
@@ -382,7 +382,7 @@ def _libraries() -> tuple[Any, Any]:
         import torch
         import transformers
     except ImportError as error:
-        raise MissingNeed("hf", f"{error.name} cannot be imported", INSTALL_HF) from error
+        raise MissingNeed("hf", f"{error.name} cannot be imported", install("hf")) from error
     return torch, transformers
 
 

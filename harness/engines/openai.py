@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from harness.engines.common import install
 from harness.errors import ConfigError, EngineError, MissingNeed
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
 
@@ -127,7 +128,7 @@ class OpenAI:
         try:
             import aiohttp
         except ImportError as error:
-            how = 'python -m pip install "lifecycle-harness[openai]"'
+            how = install("openai")
             raise MissingNeed("openai", "aiohttp cannot be imported", how) from error
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines.common import INSTALL_HF, load_json, quiet_transformers, safetensors_entries
+from harness.engines.common import install, load_json, quiet_transformers, safetensors_entries
 from harness.engines.gguf_header import Header, read_header
 from harness.errors import MissingNeed, SubjectError, nearest
 from harness.quant.gguf import atomic, flush, need_gguf
@@ -100,7 +100,7 @@ def _need_torch(what: str) -> tuple[Any, Any]:
         import torch
         import transformers
     except ImportError as error:
-        raise MissingNeed("hf", f"{error.name} is needed to {what}", INSTALL_HF) from error
+        raise MissingNeed("hf", f"{error.name} is needed to {what}", install("hf")) from error
     return torch, transformers
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines.common import INSTALL_LLAMACPP, llama_cpp_quiet
+from harness.engines.common import install, llama_cpp_quiet
 from harness.engines.gguf_header import FLOATS, TYPES, Header, TensorInfo, file_type, read_header
 from harness.errors import MissingNeed, StoreError, SubjectError, nearest
 
@@ -161,7 +161,7 @@ def need_gguf(what: str) -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise MissingNeed("gguf", f"{error.name} is needed to {what}", INSTALL_LLAMACPP) from error
+        raise MissingNeed("gguf", f"{error.name} is needed to {what}", install("llamacpp")) from error
     return gguf
 
 

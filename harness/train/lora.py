@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines.common import quiet_transformers
+from harness.engines.common import install, quiet_transformers
 from harness.errors import ConfigError, EngineError, MissingNeed, SubjectError
 
 __all__ = ["LoraRecipe", "Row", "train"]
@@ -116,7 +116,7 @@ def _libraries() -> dict[str, Any]:
         import transformers
         import trl
     except ImportError as error:
-        how = 'python -m pip install "lifecycle-harness[train]"'
+        how = install("train")
         raise MissingNeed("train", f"{error.name} is needed for LoRA training", how) from error
     return {"datasets": datasets, "peft": peft, "torch": torch, "transformers": transformers, "trl": trl}
 
