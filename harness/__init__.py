@@ -13,7 +13,7 @@ A stranger's own claim:
 Importing this package opens no socket, reads no environment and loads no heavy library.
 """
 
-from harness.bounds import at_least, at_most, better_than, identical, non_inferior, within
+from harness.bounds import at_least, at_most, better_than, equivalent, identical, non_inferior, within
 from harness.errors import HarnessError
 from harness.types import Claim, Control, Measurement, Sample, Subject, Verdict
 
@@ -30,6 +30,7 @@ __all__ = [
     "at_least",
     "at_most",
     "better_than",
+    "equivalent",
     "identical",
     "non_inferior",
     "within",

@@ -2,6 +2,7 @@
 
     at_least(x)  at_most(x)  within(low, high)      one arm, or a ratio of two
     non_inferior(margin)  better_than(by=0)         new against old, item by item
+    equivalent(margin)                              neither worse nor better by the margin
     identical()                                     deterministic: every row equals what is expected
 
 A bound is data. Which statistical rule decides it follows from the bound and the claim's
@@ -17,18 +18,24 @@ from typing import Any, Literal
 from harness.errors import ClaimError, ConfigError, nearest
 from harness.types import Claim, Estimand
 
-__all__ = ["Bound", "at_least", "at_most", "better_than", "from_dict", "identical", "non_inferior", "within"]
+__all__ = ["Bound", "at_least", "at_most", "better_than", "equivalent", "from_dict", "identical", "non_inferior", "within"]
 
-Kind = Literal["at_least", "at_most", "within", "non_inferior", "better_than", "identical"]
+Kind = Literal["at_least", "at_most", "within", "non_inferior", "better_than", "equivalent", "identical"]
 
 _ESTIMANDS: dict[str, tuple[Estimand, ...]] = {
-    "at_least": ("proportion", "run_ratio", "exact"),
-    "at_most": ("proportion", "bounded_mean", "log_ratio", "run_ratio", "exact"),
+    "at_least": (
+        "proportion", "run_ratio", "relative_score", "bounded_mean", "mean",
+        "kappa", "alpha_nominal", "alpha_ordinal", "alpha_interval", "exact",
+    ),
+    "at_most": ("proportion", "bounded_mean", "mean", "log_ratio", "over_limit", "run_ratio", "exact"),
     "within": ("proportion", "exact"),
-    "non_inferior": ("paired_difference",),
-    "better_than": ("paired_difference",),
+    "non_inferior": ("paired_difference", "paired_mean", "sequential_difference", "corrected_difference"),
+    "better_than": ("paired_difference", "paired_mean", "sequential_difference", "corrected_difference"),
+    "equivalent": ("paired_difference", "paired_mean", "corrected_difference"),
     "identical": ("exact",),
-}
+}  # fmt: skip
+_DIFFERENCES = ("non_inferior", "better_than", "equivalent")
+_WITH_SUPPORT = ("bounded_mean", "relative_score", "sequential_difference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +69,23 @@ class Bound:
             raise ClaimError(f"claim {claim.id}: {self}: {problem}")
 
     def _problem(self, claim: Claim) -> str:
-        if self.kind == "non_inferior" and not 0 < self.limit < 1:
+        return self._of_the_numbers(claim) or _of_the_support(self, claim) or _of_the_slo(claim)
+
+    def _of_the_numbers(self, claim: Claim) -> str:
+        if claim.estimand == "paired_difference" and self.kind in ("non_inferior", "equivalent") and not 0 < self.limit < 1:
             return "the margin must lie inside (0, 1), on the score scale (0.03 = 3 points)"
-        if self.kind == "better_than" and not 0 <= self.limit < 1:
+        if self.kind in ("non_inferior", "equivalent") and self.limit <= 0:
+            return "the margin must be positive"
+        if self.kind == "better_than" and (self.limit < 0 or (claim.estimand == "paired_difference" and self.limit >= 1)):
             return "the least gain must lie in [0, 1)"
         if self.kind == "within" and (self.high is None or not self.limit < self.high):
             return "expected low < high"
-        if claim.estimand == "proportion" and not all(0 < x < 1 for x in self._ends()):
+        if claim.estimand in ("proportion", "over_limit") and not all(0 < x < 1 for x in self._ends()):
             return "a share must be bounded inside (0, 1); for 'none at all' use identical()"
-        if claim.estimand in ("log_ratio", "run_ratio") and self.limit <= 0:
+        if claim.estimand in ("log_ratio", "run_ratio", "relative_score") and self.limit <= 0:
             return "a ratio must be positive"
-        if claim.estimand == "bounded_mean":
-            if claim.support is None:
-                return "a bounded mean needs support=(low, high)"
-            if not claim.support[0] < self.limit < claim.support[1]:
-                return f"the limit must lie inside the support {claim.support}"
+        if str(claim.estimand).startswith(("kappa", "alpha")) and not -1 < self.limit < 1:
+            return "agreement must be bounded inside (-1, 1)"
         return ""
 
     def _ends(self) -> tuple[float, ...]:
@@ -91,6 +100,29 @@ class Bound:
             return "identical()"
         ends = ", ".join(f"{x:g}" for x in self._ends())
         return f"{self.kind}({ends})"
+
+
+def _of_the_support(bound: Bound, claim: Claim) -> str:
+    if claim.support is None:
+        return f"{claim.estimand} needs support=(low, high), the range of one score" if claim.estimand in _WITH_SUPPORT else ""
+    low, high = claim.support
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        return f"support = {claim.support}, expected two finite numbers, low < high"
+    if claim.estimand == "bounded_mean" and not low < bound.limit < high:
+        return f"the limit must lie inside the support {claim.support}"
+    if bound.kind in _DIFFERENCES and bound.limit >= high - low:
+        return f"the margin must be less than the width of the support {claim.support}"
+    if claim.estimand == "relative_score" and low < 0:
+        return f"support = {claim.support}: a ratio of scores needs scores that are not negative"
+    return ""
+
+
+def _of_the_slo(claim: Claim) -> str:
+    if claim.estimand != "over_limit":
+        return ""
+    if claim.slo is None or not (math.isfinite(claim.slo) and claim.slo > 0):
+        return f"slo = {claim.slo}: over_limit needs the latency above which a request counts as over, a positive number"
+    return ""
 
 
 def at_least(limit: float) -> Bound:
@@ -116,6 +148,11 @@ def non_inferior(margin: float) -> Bound:
 def better_than(by: float = 0.0) -> Bound:
     """New is better than old, by more than ``by``."""
     return Bound("better_than", float(by))
+
+
+def equivalent(margin: float) -> Bound:
+    """New is neither worse nor better than old by ``margin`` or more."""
+    return Bound("equivalent", float(margin))
 
 
 def identical() -> Bound:

@@ -7,6 +7,8 @@
 [tiers.smoke]          items, texts, blocks: how much of each a tier uses (0: all)
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
                        expect = "fails" with why = "..." for what is known to be broken
+[[release]]            name, rule = "all" | "any" | "exploratory", claims = families or claims by name ("Q1", "Q1.flips"):
+                       what each build must show before it may go out, in this order
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 from harness import bounds
 from harness.errors import ConfigError, nearest
-from harness.types import Claim
+from harness.types import Claim, Family
 
 __all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_subject"]
 
@@ -86,6 +88,22 @@ class Settings:
     recipes: Mapping[str, Mapping[str, Any]]
     tiers: Mapping[str, Tier]
     claims: Mapping[str, Override] = field(default_factory=dict)
+    release: tuple[Family, ...] = ()
+
+    def releases(self, claim_ids: Sequence[str]) -> dict[str, tuple[Family, ...]]:
+        """For each build the families of ``[[release]]`` with the claims that concern it.
+
+        A claim concerns a build unless its brackets name another one. A name that no claim bears stays as it
+        is and will be missed: a release that was planned in part is no release.
+        """
+        found = {}
+        for build in self.builds:
+            others = set(self.builds) - {build}
+            mine = [c for c in claim_ids if not others & {part.strip() for part in c.partition("[")[2].rstrip("]").split(",")}]
+            families = tuple(replace(f, claims=tuple(x for name in f.claims for x in _bearing(name, mine))) for f in self.release)
+            if {c for f in families for c in f.claims} & set(mine):
+                found[build] = families
+        return found
 
     def override(self, claim_id: str) -> Override | None:
         """What is said of this very claim, else of its family (the id before ``[``)."""
@@ -138,7 +156,7 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file in UTF-8: {error}") from error
     reader = _Reader(path)
-    reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims"], "the file")
+    reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims", "release"], "the file")
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
     quant = reader.table(data, "quant", {"reference": str, "builds": list, "sets": list, "texts": str})
     for key in ("reference", "builds", "sets", "texts"):
@@ -162,6 +180,7 @@ def load(path: Path) -> Settings:
         recipes=data.get("recipes", {}),
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),
+        release=_release(reader, data),
     )
     for name in (settings.reference, *settings.builds):
         if name not in settings.subjects:
@@ -201,6 +220,28 @@ def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
             raise ConfigError(f"{where}: expect = 'fails' needs why = '...', so that nobody has to guess")
         found[name] = Override(**table)
     return found
+
+
+def _release(reader: _Reader, data: Mapping[str, Any]) -> tuple[Family, ...]:
+    families = []
+    for i, entry in enumerate(data.get("release", [])):
+        where = f"[[release]] number {i + 1}"
+        table = reader.table({where: entry}, where, {"name": str, "rule": str, "claims": list})
+        rule = table.get("rule", "all")
+        if rule not in ("all", "any", "exploratory"):
+            raise ConfigError(f"{reader.path}: {where}: rule = {rule!r}; {nearest(str(rule), ['all', 'any', 'exploratory'])}")
+        if not table.get("name") or not table.get("claims") or not all(isinstance(c, str) for c in table["claims"]):
+            raise ConfigError(f"{reader.path}: {where}: expected name = '...' and claims = ['Q1', ...]")
+        families.append(Family(table["name"], rule, tuple(table["claims"])))
+    if any(f.rule == "any" for f in [f for f in families if f.rule != "exploratory"][:-1]):
+        raise ConfigError(f"{reader.path}: [[release]]: a family with rule = 'any' must be the last that gates: behind it alpha is spent")
+    return tuple(families)
+
+
+def _bearing(name: str, claim_ids: Sequence[str]) -> list[str]:
+    """The claims whose id, test (``Q1.flips``) or family (``Q1``) is ``name``; the name itself if there is none."""
+    tests = {claim_id: claim_id.partition("[")[0] for claim_id in claim_ids}
+    return [c for c, test in tests.items() if name in (c, test) or test.startswith(name + ".")] or [name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     RUN/plan.json                  claims, bounds, alphas, golden and scorer digests: before the first sample
     RUN/evidence/<claim>.json      claim + subjects + conditions + verdict + provenance
     RUN/samples/<sha256>.jsonl.gz  raw rows, named by the digest of the text inside
+    RUN/release.json               may each build go out: families of claims, decided together
     RUN/run.json                   when, where, how long, exit status
     RUN/summary.md report.html     rendered from the above
     RUN/bundle.json                digest of each file, and of itself
@@ -31,6 +32,7 @@ from harness.types import Claim, Control, Measurement, Sample, Subject, Verdict
 __all__ = [
     "BUNDLE",
     "PLAN",
+    "RELEASE",
     "canonical",
     "claim_from_json",
     "claim_to_json",
@@ -52,6 +54,7 @@ __all__ = [
 SCHEMA = 1
 PLAN = "plan.json"
 BUNDLE = "bundle.json"
+RELEASE = "release.json"
 
 
 def canonical(value: Any) -> bytes:
@@ -105,7 +108,8 @@ def claim_to_json(claim: Claim) -> dict[str, Any]:
     return {
         "id": claim.id, "text": claim.text, "bound": claim.bound.to_dict(), "estimand": claim.estimand,
         "alpha": claim.alpha, "min_n": claim.min_n, "support": list(claim.support) if claim.support else None,
-        "psi": claim.psi, "expected": claim.expected, "tags": list(claim.tags),
+        "psi": claim.psi, "expected": claim.expected, "slo": claim.slo, "looks": claim.looks, "items": claim.items,
+        "tags": list(claim.tags),
     }  # fmt: skip
 
 
@@ -130,7 +134,7 @@ def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
 
 _ROW = tuple(field.name for field in fields(Sample))
 _ROW_DEFAULTS: dict[str, Any] = {
-    "arm": "one", "status": "ok", "weight": 1.0, "cluster": None, "replicate": 0, "detail": {},
+    "arm": "one", "status": "ok", "weight": 1.0, "cluster": None, "replicate": 0, "at": None, "detail": {},
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,15 @@ def _plan_body(run: Run, handles: dict[str, ClaimHandle]) -> dict[str, Any]:
             {"claim": evidence.claim_to_json(h.claim), "test": h.item.nodeid, "source": h.source, "expect": h.expect, "why": h.why}
             for _, h in sorted(handles.items())
         ],
+        "releases": _releases(run, sorted(handles)),
     }
+
+
+def _releases(run: Run, claim_ids: list[str]) -> dict[str, Any]:
+    """Which families of claims each build must show; none at tier smoke, which proves nothing."""
+    if run.tier == "smoke":
+        return {}
+    return {build: [asdict(family) for family in families] for build, families in run.settings.releases(claim_ids).items()}
 
 
 def _scorer_digests() -> dict[str, str]:
@@ -202,7 +210,7 @@ def _scorer_digests() -> dict[str, str]:
     from harness.store import digest_file
 
     here = Path(__file__).parent
-    files = [here / "judge.py", *sorted((here / "evals").glob("*.py")), *sorted((here / "stats").glob("*.py"))]
+    files = [path for folder in ("evals", "judge", "stats") for path in sorted((here / folder).glob("*.py"))]
     return {path.relative_to(here).as_posix(): digest_file(path) for path in files}
 
 
@@ -461,6 +469,7 @@ class Closing:
     folder: Path
     seal: str
     records: tuple[dict[str, Any], ...]
+    releases: dict[str, Any]  # by build
     lost: tuple[str, ...]  # planned, but without evidence
     absent: tuple[str, ...]  # needs that were missing and not allowed to be
 
@@ -484,6 +493,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 
 def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
     from harness import evidence, report
+    from harness.recheck import releases
 
     plan = evidence.read_json(folder / evidence.PLAN)
     records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
@@ -498,8 +508,11 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
         "lost": lost,
     }
     evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
+    released = releases(plan, {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records})
+    if released:
+        evidence.write_atomic(folder / evidence.RELEASE, evidence.canonical(released))
     report.write(folder)
-    return Closing(folder, evidence.seal_bundle(folder), tuple(records), tuple(lost), absent)
+    return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, tuple(lost), absent)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -514,6 +527,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     colours = {"holds": {"green": True}, "fails": {"red": True}, "error": {"red": True}}
     for record in closing.records:
         out.write_line(report.line(record), **colours.get(record["verdict"]["outcome"], {"yellow": True}))
+    for build, said in closing.releases.items():
+        colour = colours.get(said["outcome"], {"yellow": True})
+        out.write_line(report.release_line(build, said), bold=True, **colour)
     for name in closing.lost:
         out.write_line(f"lost           {name}: planned, but it left no evidence (crashed, or cut short before it ran)", red=True)
     for need in closing.absent:

@@ -6,7 +6,8 @@ What is checked, in this order, each failure naming its file:
 2. the plan: each evidence file carries the plan's digest, and its claim stands in the plan unchanged;
 3. completeness: each planned claim has exactly one evidence file;
 4. the rows: each sidecar has the digest and the number of rows its evidence names;
-5. the verdict: judged again from plan and rows, it has the same bytes.
+5. the verdict: judged again from plan and rows, it has the same bytes;
+6. the release verdict of each build, from the families of the plan and those verdicts.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import evidence
 from harness.errors import EvidenceError, HarnessError
-from harness.judge import judge
-from harness.types import Control, Measurement
+from harness.judge import judge, release
+from harness.types import Control, Family, Measurement, Verdict
 
-__all__ = ["Report", "recheck"]
+__all__ = ["Report", "recheck", "releases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     found = _check_seal(run, problems)
     if seal is not None and seal != found:
         problems.append(f"{run / evidence.BUNDLE}: sealed as {found}, expected {seal}")
-    verdicts: dict[str, str] = {}
+    verdicts: dict[str, Verdict] = {}
     try:
         plan = evidence.read_json(run / evidence.PLAN)
         planned = {c["claim"]["id"]: c for c in plan["claims"]}
@@ -53,15 +54,38 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     plan_digest = evidence.digest((run / evidence.PLAN).read_bytes())
     for path in sorted((run / "evidence").glob("*.json")):
         try:
-            claim_id, outcome = _check_evidence(run, path, plan_digest, plan["tier"], planned)
+            claim_id, verdict = _check_evidence(run, path, plan_digest, plan["tier"], planned)
         except (HarnessError, KeyError, TypeError, ValueError) as error:
             problems.append(f"{path}: {error}")
             continue
         if claim_id in verdicts:
             problems.append(f"{path}: a second evidence file for {claim_id}")
-        verdicts[claim_id] = outcome
+        verdicts[claim_id] = verdict
     problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
-    return Report(found, verdicts, tuple(problems))
+    problems += _check_releases(run, plan, verdicts)
+    return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
+
+
+def releases(plan: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
+    """The release verdict of each build that the plan names, as ``release.json`` keeps it."""
+    families = {
+        build: [Family(entry["name"], entry["rule"], tuple(entry["claims"])) for entry in entries]
+        for build, entries in plan.get("releases", {}).items()
+    }
+    # By way of JSON, in which there are no tuples.
+    return {build: json.loads(json.dumps(asdict(release(known, verdicts)))) for build, known in families.items()}
+
+
+def _check_releases(run: Path, plan: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> list[str]:
+    path = run / evidence.RELEASE
+    if not plan.get("releases"):
+        return [f"{path}: a release verdict, but the plan names no release"] if path.exists() else []
+    try:
+        kept, again = evidence.read_json(path), releases(plan, verdicts)
+    except (HarnessError, KeyError, TypeError) as error:
+        return [f"{path}: {error}"]
+    changed = sorted(build for build in {*kept, *again} if kept.get(build) != again.get(build))
+    return [f"{path}: the release verdict of {', '.join(changed)} cannot be derived again"] if changed else []
 
 
 def _check_seal(run: Path, problems: list[str]) -> str:
@@ -86,7 +110,7 @@ def _check_seal(run: Path, problems: list[str]) -> str:
     return found
 
 
-def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned: Mapping[str, Any]) -> tuple[str, str]:
+def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned: Mapping[str, Any]) -> tuple[str, Verdict]:
     record = evidence.read_json(path)
     claim = evidence.claim_from_json(record["claim"])
     if record["plan"] != plan_digest:
@@ -107,13 +131,13 @@ def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned:
         unmeasured = kept["outcome"] in ("not_evaluated", "error") or kept["reason"] in ("min_n", "unattainable")
         if not unmeasured:
             raise EvidenceError(f"verdict {kept['outcome']!r} ({kept['reason']}) without a measurement")
-        return claim.id, kept["outcome"]
+        return claim.id, evidence.verdict_from_json(kept)
     controls = [Control(c["name"], tuple(c["expect"]), _measurement(run, c["measurement"])) for c in record["controls"]]
     again = evidence.verdict_to_json(judge(claim, _measurement(run, record["measurement"]), controls=controls))
     if evidence.canonical(again) != evidence.canonical(kept):
         fields = [name for name in again if again[name] != kept.get(name)]
         raise EvidenceError(f"the verdict cannot be derived again: {', '.join(fields)} differ (now {again['sentence']!r})")
-    return claim.id, kept["outcome"]
+    return claim.id, evidence.verdict_from_json(kept)
 
 
 def _measurement(run: Path, data: Mapping[str, Any]) -> Measurement:

@@ -6,8 +6,10 @@ construction, so that a claim which no data could decide never reaches a measure
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -21,6 +23,7 @@ __all__ = [
     "Control",
     "Engine",
     "Estimand",
+    "Family",
     "Generation",
     "Measurement",
     "Outcome",
@@ -31,6 +34,7 @@ __all__ = [
     "Subject",
     "TokenLogprobs",
     "Verdict",
+    "items_digest",
 ]
 
 # "error" is no verdict on the subject: the test raised, or ended without asking for one.
@@ -39,9 +43,19 @@ Outcome = Literal["holds", "fails", "inconclusive", "not_evaluated", "error"]
 Estimand = Literal[
     "proportion",  # share of items whose value is 1; values in {0, 1}, one arm
     "paired_difference",  # mean of new - old over items; values in {0, 1}, arms "new" and "old"
-    "bounded_mean",  # mean over documents of a value in `support`; one arm
+    "paired_mean",  # mean of new - old over items, any scores; replicates are averaged per item first
+    "relative_score",  # mean of new - r * old over items, for "at least r times as good"; scores in `support`
+    "sequential_difference",  # mean of new - old, scores in `support`, judged after any number of items: stop when known
+    "corrected_difference",  # mean of new - old as people would score it: a judge's scores, corrected by labels of both arms
+    "mean",  # mean over independent units, no bounds known; one arm
+    "bounded_mean",  # mean over independent units of a value in `support`; one arm
     "log_ratio",  # exp(sum of value / sum of weight) over documents: a perplexity ratio
+    "over_limit",  # share of requests slower than `slo` or failed, one arm, a series in time
     "run_ratio",  # geometric mean of new / old over ABBA blocks; arms "new" and "old"
+    "kappa",  # Cohen's kappa of two raters, arms "new" and "old"; values are category codes
+    "alpha_nominal",  # Krippendorff's alpha of any number of raters (replicates); nominal, ordinal or interval codes
+    "alpha_ordinal",
+    "alpha_interval",
     "exact",  # a deterministic number or a count of mismatches; no sampling error
 ]
 
@@ -67,9 +81,11 @@ class Claim:
 
     ``alpha`` is one-sided; None takes the default of the bound. ``min_n`` is the number of units
     the plan asks for: with fewer the verdict is inconclusive, however clear the data look.
-    ``support`` is the range of a ``bounded_mean``. Two numbers serve planning only: ``psi``, the
-    discordance that a paired plan expects, and ``expected``, the true value (rate, gain, mean)
-    at which the plan wants power.
+    ``support`` is the range of one score. ``slo`` is the latency (in the unit of the values) above which a
+    request counts as over. ``looks`` is how often the data may be judged while they grow: each look is
+    taken at alpha / looks. ``items``, if given, is the ``items_digest`` of the items the plan fixed.
+    Two numbers serve planning only: ``psi``, the discordance that a paired plan expects, and
+    ``expected``, the true value (rate, gain, mean) at which the plan wants power.
     """
 
     id: str
@@ -81,6 +97,9 @@ class Claim:
     support: tuple[float, float] | None = None
     psi: float = 0.10
     expected: float | None = None
+    slo: float | None = None
+    looks: int = 1
+    items: str = ""
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -92,6 +111,8 @@ class Claim:
             raise ClaimError(f"claim {self.id}: min_n = {self.min_n}, expected at least 1")
         if not 0 < self.psi <= 1:
             raise ClaimError(f"claim {self.id}: psi = {self.psi}, expected 0 < psi <= 1")
+        if self.looks < 1:
+            raise ClaimError(f"claim {self.id}: looks = {self.looks}, expected at least 1")
         object.__setattr__(self, "estimand", self.estimand or self.bound.default_estimand)
         alpha = self.bound.default_alpha if self.alpha is None else self.alpha
         if not (math.isfinite(alpha) and 0 < alpha < 0.5):
@@ -101,19 +122,21 @@ class Claim:
 
     @property
     def level(self) -> float:
-        """The one-sided error rate, after the default of the bound was filled in."""
+        """The one-sided error rate of one look, after the default of the bound was filled in."""
         assert self.alpha is not None  # filled in by __post_init__
-        return self.alpha
+        return self.alpha / self.looks
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One unit of observation. A failed or truncated unit is a Sample too, never dropped.
 
-    ``arm`` is "new" or "old" where arms are paired, "one" otherwise. ``value`` is None exactly
-    when ``status`` is not "ok". ``weight`` is the number of tokens behind the value (log_ratio).
-    ``cluster`` names the independent unit, the item itself when None. ``detail`` keeps what a
-    person wants to look at: the text, digests, the finish reason.
+    ``arm`` is "new" or "old" where arms are paired ("new:human", "old:human" for labels beside a judge's
+    scores), "one" otherwise. ``value`` is None exactly when ``status`` is not "ok". ``weight`` is the number
+    of tokens behind the value (log_ratio). ``cluster`` names the independent unit, the item itself when None.
+    ``at`` is the scheduled arrival in seconds, where units form a series. ``detail`` keeps what a person wants
+    to look at (the text, digests, the finish reason); ``contaminated: true`` in it says that the subject may
+    have seen the item, fixed by hashes before any score was known.
     """
 
     item: str
@@ -123,7 +146,13 @@ class Sample:
     weight: float = 1.0
     cluster: str | None = None
     replicate: int = 0
+    at: float | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def items_digest(items: Iterable[str]) -> str:
+    """The digest by which a plan fixes a set of items: SHA-256 over their sorted names as a JSON list."""
+    return hashlib.sha256(json.dumps(sorted(set(items))).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +160,9 @@ class Measurement:
     """Samples of one metric under stated conditions. Holds no opinion.
 
     ``invalid`` names what makes the whole run void (client-limited, server restarted ...);
-    ``notes`` are remarks that do not.
+    ``notes`` are remarks that do not. Three conditions are read by the judge: ``look`` (1, 2 ...), which look at
+    growing data this is; ``judge``, the digest of a language model that gave the scores, which then must
+    stand in ``calibration`` too; ``reported_se``, the standard error that a tool gave with the scores.
     """
 
     metric: str
@@ -170,6 +201,7 @@ class Verdict:
     p_fail: float | None = None
     alpha: float | None = None
     n: int = 0
+    n_eff: float | None = None
     n_unusable: int = 0
     n_needed: int | None = None
     n_needed_90: int | None = None
@@ -177,6 +209,15 @@ class Verdict:
     exactness: str = ""
     statistics: Mapping[str, Any] = field(default_factory=dict)
     controls: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Claims that are decided together: "all" of them hold, "any" of them does, or they are "exploratory"."""
+
+    name: str
+    rule: Literal["all", "any", "exploratory"]
+    claims: tuple[str, ...]
 
 
 # --- what engines exchange ---------------------------------------------------------------------

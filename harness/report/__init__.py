@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["line", "write"]
+__all__ = ["line", "release_line", "write"]
 
 
 def line(record: Mapping[str, Any]) -> str:
@@ -26,6 +26,13 @@ def line(record: Mapping[str, Any]) -> str:
     if claim.outcome != "holds" and claim.why:
         parts.append(text.one_line(claim.why))  # the numbers stand before it already
     return "  ".join(parts)
+
+
+def release_line(build: str, said: Mapping[str, Any]) -> str:
+    """One terminal line for the release verdict of a build: outcome, and what each family of claims came to."""
+    from harness.report import text
+
+    return f"{text.one_line(said['outcome'], 15):<15}release {text.one_line(build)}  {text.one_line(said['sentence'], 300)}"
 
 
 def write(run: Path) -> None:

@@ -13,7 +13,14 @@ from harness.report.view import ClaimView, RunView
 
 __all__ = ["builds_table", "differences", "distributions", "interval_of", "tradeoff"]
 
-_GOOD = {"at_least": "above", "better_than": "above", "non_inferior": "above", "at_most": "below", "within": "between"}
+_GOOD = {
+    "at_least": "above",
+    "better_than": "above",
+    "non_inferior": "above",
+    "at_most": "below",
+    "within": "between",
+    "equivalent": "between",
+}
 _RATIOS = ("log_ratio", "run_ratio")
 
 

@@ -24,6 +24,7 @@ def render(run: RunView) -> str:
     title = escape(clean(one_line(f"{run.lifecycle or 'run'} · {run.tier or 'tier not known'} · {release(run)}")))
     # Each: the anchor and name of a section, and its content; what is empty is left out.
     parts = [
+        ("releases", "May it go out", sections.releases(run)),
         ("claims", "Claims", _claims(run)),
         ("builds", "Builds side by side", figures.builds_table(run, builds_of(run))),
         ("tradeoff", "Quality, size, speed", figures.tradeoff(builds_of(run))),

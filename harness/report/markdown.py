@@ -29,7 +29,7 @@ def escape(text: str, limit: int = 200) -> str:
 
 def render(run: RunView) -> str:
     """The summary. What does not fit is counted and left to the report."""
-    pieces = [_head(run), _failing(run), _by_build(run), *_families(run)]
+    pieces = [_head(run), _releases(run), _failing(run), _by_build(run), *_families(run)]
     kept: list[str] = []
     size = 0
     for i, piece in enumerate(pieces):
@@ -71,6 +71,16 @@ def _head(run: RunView) -> str:
 
 def _shown(outcome: str) -> str:
     return f"{SYMBOLS.get(outcome, '·')} {escape(outcome.replace('_', ' '))}"
+
+
+def _releases(run: RunView) -> str:
+    """May each build go out."""
+    if not run.releases:
+        return ""
+    lines = ["## May it go out", ""]
+    for name, verdict in run.releases.items():
+        lines.append(f"- **{_shown(str(verdict.get('outcome')))}** {escape(name)}: {escape(str(verdict.get('sentence', '')), 600)}")
+    return "\n".join([*lines, ""])
 
 
 def _failing(run: RunView) -> str:

@@ -12,10 +12,35 @@ from harness.report.text import DASH, SYMBOLS, number, span
 from harness.report.view import ClaimView, RunView
 from harness.types import Sample
 
-__all__ = ["controls", "evidence", "flips_section", "provenance", "recheck"]
+__all__ = ["controls", "evidence", "flips_section", "provenance", "recheck", "releases"]
 
 _FLIPS = 10  # shown per claim
 _ROWS = 40  # of a deterministic claim
+
+
+# --- the release verdicts ---------------------------------------------------------------------
+
+
+def releases(run: RunView) -> Html:
+    """May a build go out: what each family of claims came to, in the order in which they were opened."""
+    if not run.releases:
+        return Html("")
+    note = (
+        '<p class="small muted">A family is opened only if all before it held. "all": every claim holds, each at its level; '
+        '"any": at least one does, after Holm. A release holds falsely with at most the probability alpha.</p>'
+    )
+    rows = [_release(name, verdict) for name, verdict in run.releases.items()]
+    return Html(note + table("Release verdicts", ("build", "release", "alpha", "families"), rows, ("", "", "num", "")))
+
+
+def _release(name: str, verdict: Mapping[str, Any]) -> list[Html]:
+    families = "".join(
+        f"<div>{badge(str(f.get('outcome')), '')} {said(f.get('name', ''), 80)} "
+        f'<span class="muted">({said(f.get("rule", ""), 20)} of {len(f.get("claims") or ())}) {said(f.get("reason", ""), 300)}</span></div>'
+        for f in verdict.get("families") or ()
+        if isinstance(f, Mapping)
+    )
+    return [said(name, 80), badge(str(verdict.get("outcome")), ""), Html(number(verdict.get("alpha"))), Html(families)]
 
 
 # --- flips ------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ class ClaimView:
         kind, limit, high = self.bound.get("kind"), _finite(self.bound.get("limit")), _finite(self.bound.get("high"))
         if kind in (None, "identical") or limit is None:
             return ()
+        if kind == "equivalent":
+            return -limit, limit
         first = -limit if kind == "non_inferior" else limit
         return (first,) if high is None else (first, high)
 
@@ -141,7 +143,7 @@ class ClaimView:
         if not ends:
             return ""
         return {
-            "at_least": f"≥ {ends[0]}", "at_most": f"≤ {ends[0]}", "within": " to ".join(ends),
+            "at_least": f"≥ {ends[0]}", "at_most": f"≤ {ends[0]}", "within": " to ".join(ends), "equivalent": " to ".join(ends),
             "non_inferior": f"> {ends[0]}", "better_than": f"> {ends[0]}",
         }.get(str(kind), str(kind))  # fmt: skip
 
@@ -170,6 +172,7 @@ class RunView:
     facts: Mapping[str, Any]  # run.json; empty if the run was cut short
     claims: tuple[ClaimView, ...]
     unreadable: tuple[str, ...]  # files that should be evidence and are not
+    releases: Mapping[str, Any] = field(default_factory=dict)  # release.json: the verdict on each build
 
     @property
     def cut_short(self) -> bool:
@@ -226,7 +229,8 @@ def load(run: Path) -> RunView:
     lost = [_lost(name, planned.get(name, {})) for name in missing]
     everything = tuple(sorted([*claims, *lost], key=lambda c: _natural(c.id)))
     tier = str(plan.get("tier") or next((c.tier for c in claims if c.tier), ""))
-    return RunView(str(plan.get("lifecycle") or ""), tier, plan, plan_digest, facts, everything, tuple(unreadable))
+    releases = {name: said for name, said in _mapping(run / evidence.RELEASE).items() if isinstance(said, dict)}
+    return RunView(str(plan.get("lifecycle") or ""), tier, plan, plan_digest, facts, everything, tuple(unreadable), releases)
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

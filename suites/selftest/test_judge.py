@@ -18,6 +18,7 @@ from harness import (
     at_least,
     at_most,
     better_than,
+    equivalent,
     evidence,
     identical,
     non_inferior,
@@ -52,6 +53,21 @@ CLAIMS = [
     Claim("r.ppl", "t", at_most(1.1), estimand="log_ratio"),
     Claim("r.speed", "t", at_least(1.1), estimand="run_ratio", expected=1.3),
     Claim("r.memory", "t", at_most(0.9), estimand="run_ratio", expected=0.5),
+    Claim("d.eq", "t", equivalent(0.1)),
+    Claim("s.sup", "t", better_than(), estimand="paired_mean"),
+    Claim("s.ni", "t", non_inferior(0.1), estimand="paired_mean", support=(0.0, 1.0)),
+    Claim("s.eq", "t", equivalent(0.1), estimand="paired_mean", support=(0.0, 1.0)),
+    Claim("s.t", "t", non_inferior(0.1), estimand="paired_mean"),
+    Claim("s.rel", "t", at_least(0.95), estimand="relative_score", support=(0.0, 1.0)),
+    Claim("s.seq", "t", non_inferior(0.1), estimand="sequential_difference", support=(0.0, 1.0)),
+    Claim("j.ppi", "t", non_inferior(0.1), estimand="corrected_difference"),
+    Claim("m.mean", "t", at_most(0.5), estimand="mean"),
+    Claim("m.least", "t", at_least(0.5), estimand="bounded_mean", support=(0.0, 1.0), expected=0.9),
+    Claim("l.p99", "t", at_most(0.01), estimand="over_limit", slo=1.0, expected=0.002),
+    Claim("j.kappa", "t", at_least(0.6), estimand="kappa"),
+    Claim("j.nominal", "t", at_least(0.6), estimand="alpha_nominal"),
+    Claim("j.ordinal", "t", at_least(0.6), estimand="alpha_ordinal"),
+    Claim("j.interval", "t", at_least(0.6), estimand="alpha_interval"),
     Claim("x.same", "t", identical()),
     Claim("x.most", "t", at_most(3.0), estimand="exact"),
 ]
@@ -61,11 +77,13 @@ SAMPLES = st.builds(
     Sample,
     item=st.sampled_from([f"i{i}" for i in range(12)]),
     value=VALUES,
-    arm=st.sampled_from(["new", "old", "one"]),
+    arm=st.sampled_from(["new", "old", "one", "new:human"]),
     status=st.sampled_from(["ok", "error", "truncated"]),
     weight=st.one_of(st.just(1.0), st.floats(allow_nan=True, allow_infinity=True)),
     cluster=st.one_of(st.none(), st.sampled_from(["a", "b"])),
     replicate=st.sampled_from([0, 1]),
+    at=st.one_of(st.none(), st.floats(allow_nan=True)),
+    detail=st.sampled_from([{}, {}, {"contaminated": True}]),
 )
 
 
@@ -74,7 +92,12 @@ SAMPLES = st.builds(
 def test_total_and_never_holds_on_broken_data(claim, rows):
     verdict = judge(claim, Measurement("m", tuple(rows)))
     assert verdict.outcome in ("holds", "fails", "inconclusive")
-    broken = any((r.value is None) == (r.status == "ok") or (r.value is not None and not math.isfinite(r.value)) for r in rows)
+    broken = any(
+        (r.at is not None and not math.isfinite(r.at))
+        or (r.value is None) == (r.status == "ok")
+        or (r.value is not None and not math.isfinite(r.value))
+        for r in rows
+    )
     if broken or not rows:
         assert verdict.outcome == "inconclusive"
     evidence.canonical(evidence.verdict_to_json(verdict))  # finite, so it can be kept

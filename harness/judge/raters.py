@@ -1,0 +1,75 @@
+"""Raters and judges: agreement beyond chance, and differences corrected for a judge's errors (section 3.13)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from harness.judge.settle import Decided, inconclusive, settle, two_sided, wrong_side
+from harness.stats import agreement, corrected, means
+from harness.types import Claim, Measurement, Sample, Verdict
+
+__all__ = ["alpha", "corrected_difference", "kappa"]
+
+
+def kappa(claim: Claim, measurement: Measurement) -> Verdict:
+    """Cohen's kappa of two raters. A pair that lacks a label is dropped as a pair, and counted."""
+    new, old = ({s.item: s.value for s in measurement.samples if s.arm == arm} for arm in ("new", "old"))
+    pairs = Counter((new[item], old[item]) for item in sorted(new) if new[item] is not None and old[item] is not None)
+    codes = sorted({code for pair in pairs for code in pair if code is not None})
+    if not codes:
+        return inconclusive("no_data", "no item has a label of both raters", 0)
+    found = agreement.cohen_kappa([[pairs[a, b] for b in codes] for a in codes], claim.level)
+    return _agreement(claim, found, "kappa-fisher-z/1", {"dropped": len(new) - found.n})
+
+
+def alpha(claim: Claim, measurement: Measurement) -> Verdict:
+    """Krippendorff's alpha of any number of raters, one replicate each; a missing rating is left out."""
+    raters = sorted({s.replicate for s in measurement.samples})
+    units: dict[str, dict[int, float | None]] = {}
+    for s in measurement.samples:
+        units.setdefault(s.item, {})[s.replicate] = s.value
+    rows = [[unit.get(r) for r in raters] for _, unit in sorted(units.items())]
+    levels: dict[str, Literal["nominal", "ordinal", "interval"]]
+    levels = {"alpha_nominal": "nominal", "alpha_ordinal": "ordinal", "alpha_interval": "interval"}
+    found = agreement.krippendorff(rows, levels[str(claim.estimand)], claim.level)
+    return _agreement(claim, found, "krippendorff-jackknife/1", {"raters": len(raters), "dropped": len(rows) - found.n})
+
+
+def _agreement(claim: Claim, found: agreement.Agreement, method: str, more: dict[str, int]) -> Verdict:
+    tests = agreement.agreement_tests(found, claim.bound.limit)
+    return settle(claim, Decided(
+        tests.p_hold, tests.p_fail, found.estimate, found.low, found.high, found.n, method, "asymptotic",
+        {"n": found.n, "se": found.se, "chance": found.chance, **more}, wrong_side=wrong_side(claim, found.estimate),
+    ))  # fmt: skip
+
+
+def corrected_difference(claim: Claim, measurement: Measurement) -> Verdict:
+    """PPI++: the judge's differences on all items, corrected by people's on those they labelled in both arms."""
+    rows = {arm: {s.item: s for s in measurement.samples if s.arm == arm} for arm in ("new", "old", "new:human", "old:human")}
+    torn = sorted(set(rows["new:human"]) ^ set(rows["old:human"])) + sorted(set(rows["new:human"]) - set(rows["new"]))
+    if torn:
+        sentence = f"{len(torn)} items are not labelled in both arms beside the judge's scores: {', '.join(torn[:5])}"
+        return inconclusive("unpaired_items", sentence, len(rows["new"]))
+    unread = [s.item for arm in ("new:human", "old:human") for s in rows[arm].values() if s.value is None]
+    if unread:
+        return inconclusive("missing_data", f"{len(unread)} labels have no value, first: {min(unread)!r}", len(rows["new"]))
+    worst = claim.support[0] if claim.support else 0.0
+
+    def difference(item: str, suffix: str = "") -> float:
+        return _score(rows["new" + suffix][item], worst) - _score(rows["old" + suffix][item], worst)
+
+    labelled = sorted(rows["new:human"])
+    unlabelled = sorted(set(rows["new"]) - set(labelled))
+    found = corrected.ppi_difference(
+        [difference(i) for i in unlabelled], [difference(i) for i in labelled], [difference(i, ":human") for i in labelled], claim.level
+    )
+    tests = two_sided(claim, lambda d: means.t_test_p(found.estimate, found.se, found.df, d, "above"))
+    return settle(claim, Decided(
+        tests.p_hold, tests.p_fail, found.estimate, found.low, found.high, len(rows["new"]), "ppi-plus-plus/1", "asymptotic",
+        {"n": found.n, "m": found.m, "lambda": found.lam, "se": found.se, "df": found.df}, wrong_side=wrong_side(claim, found.estimate),
+    ))  # fmt: skip
+
+
+def _score(sample: Sample, worst: float) -> float:
+    return worst if sample.value is None else sample.value

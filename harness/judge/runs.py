@@ -1,0 +1,81 @@
+"""Runs and requests: ratios over interleaved blocks, and a latency limit over a series in time."""
+
+from __future__ import annotations
+
+import math
+
+from harness.judge.settle import Decided, inconclusive, settle, wrong_side
+from harness.stats import means, plan, ratio, series
+from harness.types import Claim, Measurement, Verdict
+
+__all__ = ["over_limit", "run_ratio"]
+
+
+def run_ratio(claim: Claim, measurement: Measurement) -> Verdict:
+    """Section 3.9: interleaved ABBA blocks, paired on the log scale. A failed run voids its block; few may be void."""
+    blocks: dict[str, dict[tuple[str, int], float | None]] = {}
+    for s in measurement.samples:
+        blocks.setdefault(s.item, {})[s.arm, s.replicate] = s.value
+    wanted = {("old", 0), ("new", 0), ("new", 1), ("old", 1)}
+    if any(set(block) != wanted for block in blocks.values()):
+        return inconclusive("unpaired_items", "each block needs two runs of either arm", len(blocks))
+    rows = [[b["old", 0], b["new", 0], b["new", 1], b["old", 1]] for _, b in sorted(blocks.items())]
+    whole = [(a1, b1, b2, a2) for a1, b1, b2, a2 in rows if None not in (a1, b1, b2, a2)]
+    void = len(rows) - len(whole)
+    if void > 0.1 * len(rows):
+        sentence = f"{void} of {len(rows)} blocks are void, a run in each failed; at most one in ten may be"
+        return inconclusive("missing_data", sentence, len(whole))
+    if len(whole) < 4:
+        return inconclusive("few_clusters", f"{len(whole)} blocks; at least 4 are needed", len(whole), n_needed=4)
+    values = [(a1 or 0.0, b1 or 0.0, b2 or 0.0, a2 or 0.0) for a1, b1, b2, a2 in whole]
+    if any(value <= 0 for row in values for value in row):
+        return inconclusive("non_finite", "a run has no positive statistic", len(whole))
+    result = ratio.abba(values, claim.level, claim.level)  # shown: both ends at alpha
+    if result.sd_log == 0:
+        return inconclusive("zero_variance", "all blocks agree exactly: a zero-width interval never decides", len(whole))
+    limit = math.log(claim.bound.limit)
+    sign = 1 if claim.bound.kind == "at_most" else -1
+    direction: means.Direction = "below" if sign > 0 else "above"
+    tests = ratio.abba_tests(result, limit, direction)
+
+    def needed(power: float) -> int | None:
+        # At the declared ratio; where none is declared the observed one would be "observed power".
+        gain = math.log(claim.expected) if claim.expected else None
+        return None if gain is None else plan.ratio_k(result.sd_log, sign * limit, claim.level, power, sign * gain)
+
+    statistics = {"mean_log": result.mean_log, "sd_log": result.sd_log, "k": result.k, **({"void": void} if void else {})}
+    return settle(claim, Decided(
+        tests.p_hold, tests.p_fail, result.ratio, result.low, result.high, result.k, "abba-log-t/1", "asymptotic",
+        statistics, needed, wrong_side=wrong_side(claim, result.ratio), alpha_fail=0.01,
+    ))  # fmt: skip
+
+
+def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
+    """Section 3.8: the share of requests over the limit, with the sample size that the queue left of n."""
+    assert claim.slo is not None  # the bound checked it
+    samples, share = measurement.samples, claim.bound.limit
+    untimed = sum(s.at is None for s in samples)
+    if untimed:
+        return inconclusive("domain", f"{untimed} requests say not when they were scheduled (Sample.at); a series needs it", len(samples))
+    ordered = [s.value for s in sorted(samples, key=lambda s: (s.at, s.item))]
+    n, k = len(ordered), series.over_limit(ordered, claim.slo)
+    try:
+        tau = series.slo_time(ordered, claim.slo)
+    except ValueError as error:
+        if str(error).startswith("degenerate"):
+            return inconclusive("degenerate_series", f"{error}: the sign of a broken clock or a stub", n)
+        raise
+    tests = series.slo_tests(k, n, tau, share)
+    low, high = series.slo_interval(k, n, tau, claim.level)
+    least = series.slo_min_n(share, claim.level, tau)
+    few = f"neighbouring requests share a queue: n = {n} counts as {n / tau:.0f}; below n = {least} nothing can pass" if n < least else ""
+
+    def needed(power: float) -> int | None:
+        if claim.expected is None:
+            return least
+        return max(least, math.ceil(tau * plan.proportion_n(share, claim.expected, claim.level, power, "at_most").first))
+
+    return settle(claim, Decided(
+        tests.p_hold, tests.p_fail, k / n, low, high, n, "over-limit-effective-n/1", "asymptotic",
+        {"k": k, "n": n, "tau": tau, "slo": claim.slo}, needed, wrong_side=k / n >= share, unattainable=few, n_eff=n / tau,
+    ))  # fmt: skip
