@@ -5,6 +5,7 @@
     plan     what n a margin needs, before time is spent
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
+    history  one claim over many runs, and where it changed
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
 """
@@ -20,8 +21,12 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from harness.types import Claim
 
 _LLAMA_CMAKE = "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DMTMD_BUILD=OFF"
 
@@ -55,16 +60,26 @@ def _parser() -> argparse.ArgumentParser:
     _lifecycle(make)
     make.set_defaults(verb=_make)
 
-    plan = verbs.add_parser(
-        "plan", help="n for a margin, and the power of an n", formatter_class=shape,
-        epilog="example: python -m harness plan --margin .05 --psi .10 --n 560",
-    )  # fmt: skip
+    plan = verbs.add_parser("plan", help="n for a gate, and the power of an n", formatter_class=shape, epilog=_PLAN_HELP)
+    plan.add_argument("gate", nargs="?", metavar="GATE", help="see below; non-inferior with --margin, else all golden sets")
+    plan.add_argument("--n", type=int, help="also say what this n can show (sequential: the most items)")
+    plan.add_argument("--alpha", type=float, help="one-sided error rate (default .05, for better .025)")
+    plan.add_argument("--margin", type=float, help="how much worse is too much, or the least gain, on the score scale (.05 is 5 points)")
     plan.add_argument(
-        "--margin", type=float, help="non-inferiority margin on the score scale (.05 is 5 points); all golden sets without it"
+        "--psi", type=_floats, default=(0.10,), help="expected share of items that change either way; several: .05,.10 (default .10)"
     )
-    plan.add_argument("--psi", type=float, default=0.10, help="expected share of items that change either way (default .10)")
-    plan.add_argument("--alpha", type=float, default=0.05, help="one-sided error rate (default .05)")
-    plan.add_argument("--n", type=int, help="also print the exact power at this n")
+    plan.add_argument("--bound", type=float, help="what is claimed: a share, a ratio, an agreement")
+    plan.add_argument("--truth", type=float, help="what is expected to be true, where power is wanted")
+    plan.add_argument("--sd", type=float, help="standard deviation of one unit, from a pilot (mean, ratio, agreement, corrected)")
+    plan.add_argument("--noise", type=float, default=0.0, help="mean: sd of one run of one item, in either arm (default 0)")
+    plan.add_argument("--reruns", type=int, default=1, help="mean: runs of each item (default 1)")
+    plan.add_argument("--quantile", type=float, default=0.99, help="slo: .99 is p99 (default)")
+    plan.add_argument("--tau", type=float, default=1.0, help="slo: how many requests count as one, from a pilot (default 1)")
+    plan.add_argument("--base", type=float, default=0.5, help="agreement: share of units rated yes (default .5)")
+    plan.add_argument("--judged", type=int, default=500, help="corrected: items scored by the judge alone (default 500)")
+    plan.add_argument("--correlation", type=float, default=0.7, help="corrected: of judge and label, from a pilot (default .7)")
+    plan.add_argument("--run", type=Path, help="a run's folder or plan.json: the power of its claims, and P(all pass | nothing changed)")
+    plan.add_argument("--picture", type=Path, metavar="FILE.svg", help="also draw power against n")
     _lifecycle(plan)
     plan.set_defaults(verb=_plan)
 
@@ -76,7 +91,41 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="render a run again and seal it")
     report.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the newest under reports/)")
     report.set_defaults(verb=_report)
+
+    history = verbs.add_parser(
+        "history", help="claims over many runs, and where they changed", formatter_class=shape,
+        epilog="example: python -m harness history reports/*-full-* --claim Q1.accuracy",
+    )  # fmt: skip
+    history.add_argument("run", type=Path, nargs="*", help="folders of runs, in any order (default: all under reports/)")
+    history.add_argument("--claim", action="append", default=[], metavar="ID", help="only claims whose id begins so; repeatable")
+    history.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm among all the histories (default .05)")
+    history.set_defaults(verb=_history)
     return parser
+
+
+_PLAN_HELP = """gates:
+  non-inferior  not worse by --margin (.05), paired right/wrong       --psi
+  better        truly better by --truth (.05), paired right/wrong     --psi, --margin as the least gain
+  equivalent    neither worse nor better by --margin (.05)            --psi
+  at-least      a share is at least --bound (.80), truly --truth (.90)
+  at-most       a share is at most --bound (.10), truly --truth (.05)
+  slo           p99 within its limit, truly --truth (.002) over       --quantile --tau
+  mean          a mean lies --margin (.03) inside its bound           --sd --noise --reruns
+  ratio         run against run, at most --bound (1.05)               --truth --sd
+  agreement     kappa above --bound (.60), truly --truth (.80)        --base or --sd
+  corrected     not worse by --margin (.05), judge corrected by labels  --judged --correlation
+  sequential    not worse by --margin (.05), stop when known          --psi
+
+examples:
+  python -m harness plan --margin .05 --psi .10 --n 560
+  python -m harness plan at-least --bound .80 --truth .90 --n 88
+  python -m harness plan non-inferior --psi .05,.10,.20 --n 300 --picture power.svg
+  python -m harness plan --run reports/example
+"""
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _lifecycle(parser: argparse.ArgumentParser) -> None:
@@ -161,35 +210,63 @@ def _make(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     try:
-        return _print_plan(args.margin, args.psi, args.alpha, args.n) if args.margin is not None else _print_sets(args)
+        if args.run is not None:
+            return _plan_run(args.run, args.n)
+        gate = args.gate or ("non-inferior" if args.margin is not None else None)
+        return _plan_sets(args) if gate is None else _plan_gate(gate, args)
     except ValueError as error:
         raise HarnessError(f"plan: {error}") from error
 
 
-def _print_sets(args: argparse.Namespace) -> int:
-    from harness import config, golden
-    from harness.stats import plan
+def _plan_gate(gate: str, args: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from harness import planner
+
+    given = {field.name: getattr(args, field.name) for field in fields(planner.Design)}
+    found = planner.gate(planner.Design(**{**given, "gate": gate}))
+    for line in planner.gate_lines(found, args.n):  # some lines take seconds: each is shown when it is known
+        print(line, flush=True)
+    if args.picture is not None:
+        from harness import evidence
+        from harness.report import power
+
+        drawn = power.picture(found.claim.rstrip(":"), planner.curves(found, args.n), found.alpha, found.unit, args.n)
+        evidence.write_atomic(args.picture, drawn.encode())
+        print(args.picture)
+    return 0
+
+
+def _plan_sets(args: argparse.Namespace) -> int:
+    from harness import config, golden, planner
 
     settings = config.load(args.lifecycle)
-    print(f"exact power to show 'not worse by the margin' when nothing changed, alpha {args.alpha:g}, psi {args.psi:g}")
-    print(f"{'set':<14}{'n':>6}  " + "".join(f"margin {m:<7g}" for m in (0.01, 0.02, 0.03, 0.05)))
-    for name in settings.sets:
-        n = golden.load(name, settings.golden).n
-        powers = "".join(f"{plan.ni_power(n, m, args.psi, args.alpha):<14.3f}" for m in (0.01, 0.02, 0.03, 0.05))
-        print(f"{name:<14}{n:>6}  {powers}")
+    sets = [(name, golden.load(name, settings.golden).n) for name in settings.sets]
+    for line in planner.set_lines(sets, args.psi[0], 0.05 if args.alpha is None else args.alpha):
+        print(line, flush=True)
     return 0
 
 
-def _print_plan(margin: float, psi: float, alpha: float, n: int | None) -> int:
-    from harness.stats import plan
+def _plan_run(run: Path, n: int | None) -> int:
+    from harness import evidence, planner
 
-    print(f"not worse by {margin:g}, one-sided alpha {alpha:g}, {psi:.0%} of items change either way, no true loss:")
-    for power in (0.80, 0.90):
-        print(f"  n = {plan.ni_n(margin, psi, alpha, power)} for power {power:g}")
-    print(f"  below n = {plan.ni_zero_flip_n(margin, alpha)} not even zero flips can prove it")
-    if n is not None:
-        print(f"  at n = {n} the exact power is {plan.ni_power(n, margin, psi, alpha):.3f}")
+    folder = run.parent if run.name == evidence.PLAN else run
+    entries = evidence.read_json(folder / evidence.PLAN)["claims"]
+    claims = [evidence.claim_from_json(e["claim"]) for e in entries if e.get("expect", "holds") == "holds"]
+    for line in planner.release_lines([(claim, n or _planned_n(folder, claim)) for claim in claims]):
+        print(line, flush=True)
+    if len(claims) < len(entries):
+        print(f"{len(entries) - len(claims)} claims are expected not to hold and are left out")
     return 0
+
+
+def _planned_n(run: Path, claim: Claim) -> int:
+    """The n that was measured, before that the least the plan asks for."""
+    from harness import evidence
+
+    path = evidence.evidence_path(run, claim.id)
+    measured = evidence.read_json(path)["verdict"]["n"] if path.is_file() else 0
+    return max(int(measured), claim.min_n)
 
 
 # --- recheck and report -----------------------------------------------------------------------
@@ -234,6 +311,20 @@ def _report(args: argparse.Namespace) -> int:
             raise HarnessError(f"{run}: changed since it was sealed, so it is not rendered again: {problems[0]}")
     report.write(run)
     print(f"{run / 'report.html'}\nseal {evidence.seal_bundle(run)}")
+    return 0
+
+
+def _history(args: argparse.Namespace) -> int:
+    from harness import history
+
+    runs = args.run or sorted(path.parent for path in Path("reports").glob("*/plan.json"))
+    if not 0 < args.alpha < 0.5:
+        raise HarnessError(f"--alpha {args.alpha}: expected 0 < alpha < 0.5")
+    found, left_out = history.histories(runs, args.claim, args.alpha)
+    if not found:
+        raise HarnessError("no history: " + ("; ".join(left_out) or f"no claim begins with {', '.join(args.claim)}" if runs else "no run"))
+    for line in history.lines(found, left_out, args.alpha):
+        print(line)
     return 0
 
 

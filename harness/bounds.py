@@ -82,10 +82,12 @@ class Bound:
             return "expected low < high"
         if claim.estimand in ("proportion", "over_limit") and not all(0 < x < 1 for x in self._ends()):
             return "a share must be bounded inside (0, 1); for 'none at all' use identical()"
+        if claim.estimand == "over_limit" and self.limit > 0.5:
+            return "the share over the limit must be bounded by at most .5: a claim on the median or a higher quantile"
         if claim.estimand in ("log_ratio", "run_ratio", "relative_score") and self.limit <= 0:
             return "a ratio must be positive"
-        if str(claim.estimand).startswith(("kappa", "alpha")) and not -1 < self.limit < 1:
-            return "agreement must be bounded inside (-1, 1)"
+        if str(claim.estimand).startswith(("kappa", "alpha")) and not 0 <= self.limit < 1:
+            return "agreement must be bounded inside [0, 1): 0 is agreement by chance"
         return ""
 
     def _ends(self) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
 from harness.types import Control, Family, Measurement, Verdict
 
-__all__ = ["Report", "recheck", "releases"]
+__all__ = ["Report", "recheck", "releases", "seal_problems"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,13 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
     problems += _check_releases(run, plan, verdicts)
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
+
+
+def seal_problems(run: Path) -> list[str]:
+    """What is wrong with the seal of ``run``; nothing is derived again."""
+    problems: list[str] = []
+    _check_seal(run, problems)
+    return problems
 
 
 def releases(plan: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:

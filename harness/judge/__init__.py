@@ -157,6 +157,6 @@ def _noise(claim: Claim, control: Control, got: Verdict) -> bool:
 
     Noise is never subtracted; a difference needs no floor, since noise does not shift it.
     """
-    floor = claim.bound.kind in ("at_most", "identical") and claim.estimand in ("proportion", "bounded_mean", "exact")
+    floor = claim.bound.kind in ("at_most", "identical") and claim.estimand in ("proportion", "bounded_mean", "run_ratio", "exact")
     seen = got.outcome == "fails" or (got.reason == "straddles" and bool(got.estimate))
     return floor and control.expect == ("holds",) and seen

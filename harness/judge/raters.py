@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Literal
 
 from harness.judge.settle import Decided, inconclusive, settle, two_sided, wrong_side
-from harness.stats import agreement, corrected, means
+from harness.stats import agreement, corrected, plan
 from harness.types import Claim, Measurement, Sample, Verdict
 
 __all__ = ["alpha", "corrected_difference", "kappa"]
@@ -37,10 +37,14 @@ def alpha(claim: Claim, measurement: Measurement) -> Verdict:
 
 
 def _agreement(claim: Claim, found: agreement.Agreement, method: str, more: dict[str, int]) -> Verdict:
-    tests = agreement.agreement_tests(found, claim.bound.limit)
+    limit = claim.bound.limit
+    tests = agreement.agreement_tests(found, limit)
+    least = plan.proportion_min_n(limit, claim.level) if limit > 0 else 1
+    few = f"not even {found.n} units that all agree show it; that takes {least}" if found.n < least else ""
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, found.estimate, found.low, found.high, found.n, method, "asymptotic",
-        {"n": found.n, "se": found.se, "chance": found.chance, **more}, wrong_side=wrong_side(claim, found.estimate),
+        {"n": found.n, "se": found.se, "chance": found.chance, **more}, lambda power: least if few else None,
+        wrong_side=wrong_side(claim, found.estimate), unattainable=few,
     ))  # fmt: skip
 
 
@@ -64,10 +68,11 @@ def corrected_difference(claim: Claim, measurement: Measurement) -> Verdict:
     found = corrected.ppi_difference(
         [difference(i) for i in unlabelled], [difference(i) for i in labelled], [difference(i, ":human") for i in labelled], claim.level
     )
-    tests = two_sided(claim, lambda d: means.t_test_p(found.estimate, found.se, found.df, d, "above"))
+    tests = two_sided(claim, lambda d: corrected.corrected_tests(found, d))
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, found.estimate, found.low, found.high, len(rows["new"]), "ppi-plus-plus/1", "asymptotic",
-        {"n": found.n, "m": found.m, "lambda": found.lam, "se": found.se, "df": found.df}, wrong_side=wrong_side(claim, found.estimate),
+        {"n": found.n, "m": found.m, "lambda": found.lam, "se": found.se, "df": found.df, "skewness": found.skewness},
+        wrong_side=wrong_side(claim, found.estimate),
     ))  # fmt: skip
 
 

@@ -19,18 +19,16 @@ def run_ratio(claim: Claim, measurement: Measurement) -> Verdict:
     wanted = {("old", 0), ("new", 0), ("new", 1), ("old", 1)}
     if any(set(block) != wanted for block in blocks.values()):
         return inconclusive("unpaired_items", "each block needs two runs of either arm", len(blocks))
-    rows = [[b["old", 0], b["new", 0], b["new", 1], b["old", 1]] for _, b in sorted(blocks.items())]
-    whole = [(a1, b1, b2, a2) for a1, b1, b2, a2 in rows if None not in (a1, b1, b2, a2)]
-    void = len(rows) - len(whole)
-    if void > 0.1 * len(rows):
+    rows = [(b["old", 0], b["new", 0], b["new", 1], b["old", 1]) for _, b in sorted(blocks.items())]
+    whole, void = usable = ratio.usable_blocks(rows)
+    if not usable.enough:
         sentence = f"{void} of {len(rows)} blocks are void, a run in each failed; at most one in ten may be"
         return inconclusive("missing_data", sentence, len(whole))
     if len(whole) < 4:
         return inconclusive("few_clusters", f"{len(whole)} blocks; at least 4 are needed", len(whole), n_needed=4)
-    values = [(a1 or 0.0, b1 or 0.0, b2 or 0.0, a2 or 0.0) for a1, b1, b2, a2 in whole]
-    if any(value <= 0 for row in values for value in row):
+    if any(value <= 0 for row in whole for value in row):
         return inconclusive("non_finite", "a run has no positive statistic", len(whole))
-    result = ratio.abba(values, claim.level, claim.level)  # shown: both ends at alpha
+    result = ratio.abba(whole, claim.level, claim.level)  # shown: both ends at alpha
     if result.sd_log == 0:
         return inconclusive("zero_variance", "all blocks agree exactly: a zero-width interval never decides", len(whole))
     limit = math.log(claim.bound.limit)
@@ -71,11 +69,9 @@ def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
     few = f"neighbouring requests share a queue: n = {n} counts as {n / tau:.0f}; below n = {least} nothing can pass" if n < least else ""
 
     def needed(power: float) -> int | None:
-        if claim.expected is None:
-            return least
-        return max(least, math.ceil(tau * plan.proportion_n(share, claim.expected, claim.level, power, "at_most").first))
+        return least if claim.expected is None else series.slo_n(share, claim.expected, claim.level, power, tau)
 
     return settle(claim, Decided(
-        tests.p_hold, tests.p_fail, k / n, low, high, n, "over-limit-effective-n/1", "asymptotic",
+        tests.p_hold, tests.p_fail, k / n, low, high, n, "over-limit-markov/1", "asymptotic",
         {"k": k, "n": n, "tau": tau, "slo": claim.slo}, needed, wrong_side=k / n >= share, unattainable=few, n_eff=n / tau,
     ))  # fmt: skip

@@ -8,11 +8,17 @@ numpy, scipy and statsmodels are oracles in the tests.
 
 Every level is one-sided. Functions raise ValueError on domain errors; they never see a claim.
 
-    special     binomial, beta, Student and normal tails
-    intervals   one proportion: Clopper-Pearson, Wilson, exact tests
-    paired      paired binary scores: McNemar, Tango, Newcombe, exact non-inferiority
-    means       clustered means and ratios, Student's t
-    betting     bounded means, valid for any n
-    ratio       run against run in ABBA blocks
-    plan        how many units a claim needs
+    special       binomial, beta, Student and normal tails
+    intervals     one proportion: Clopper-Pearson, Wilson, exact tests
+    paired        paired binary scores: McNemar, Tango, Newcombe, exact non-inferiority and equivalence
+    permutation   paired scores of any kind: sign flips
+    means         clustered means and ratios, Student's t
+    betting       bounded means, valid for any n and at any stop
+    series        requests in time: effective sample size, limits on a quantile
+    ratio         run against run in ABBA blocks
+    agreement     raters beyond chance: kappa, Krippendorff's alpha
+    corrected     a judge's differences, corrected by people's labels
+    families      several claims at one level: Holm, intersection-union, gatekeeping
+    changes       change points in a history of runs
+    plan          how many units a claim needs
 """

@@ -71,8 +71,8 @@ def krippendorff(units: Sequence[Sequence[float | None]], level: Level, alpha: f
     of the number of units that differ.
 
     Assumes: units are independent; the raters are exchangeable.
-    Fails when: all ratings, or all but one unit's, are equal, or nothing varies (ValueError). Asymptotic: with rare, large
-    disagreements the lower limit covers .89 at 50-100 units, if alpha is above .95.
+    Fails when: all ratings, or all but one unit's, are equal, or nothing varies (ValueError). Asymptotic: where
+    disagreements are rare and of unequal size, a lower 95 % limit covers .92 (.88 if alpha exceeds .95) with 50-100 units.
     Reference: Krippendorff (2011), Computing Krippendorff's alpha-reliability; delete-one jackknife; 3.13 of the
     statistics reference.
     """
@@ -96,15 +96,15 @@ def krippendorff(units: Sequence[Sequence[float | None]], level: Level, alpha: f
 def agreement_tests(result: Agreement, bound: float) -> Tests:
     """p-values of "the agreement is above bound": they are at most alpha where the limits at alpha are beyond it.
 
-    Assumes: 0 <= bound < 1.
+    Assumes: -1 < bound < 1.
     """
-    if not 0 <= bound < 1:
-        raise ValueError(f"bound = {bound}, expected 0 <= bound < 1")
+    if not -1 < bound < 1:
+        raise ValueError(f"bound = {bound}, expected -1 < bound < 1")
     estimate, higher, higher_se = result.estimate, *result.raised
     if estimate == 1:
-        return Tests((bound + result.chance * (1 - bound)) ** result.n, 1.0)
+        return Tests(max(bound + result.chance * (1 - bound), 0.0) ** result.n, 1.0)
     distance = (math.atanh(estimate) - math.atanh(bound)) * (1 - estimate**2) / result.se
-    return Tests(max(_sf(distance, result.df), bound**result.n), _sf((bound - higher) / higher_se, result.df))
+    return Tests(max(_sf(distance, result.df), max(bound, 0.0) ** result.n), _sf((bound - higher) / higher_se, result.df))
 
 
 def drop_incomplete(a: Sequence[Label | None], b: Sequence[Label | None]) -> tuple[list[tuple[Label, Label]], int]:
@@ -129,7 +129,7 @@ def constant_judge(labels: Sequence[Hashable]) -> float:
 
 
 def _agreement(estimate: float, se: float, raised: tuple[float, float], n: int, chance: float, df: float, alpha: float) -> Agreement:
-    """The limits. No n units, however they agree, prove more than alpha^(1/n): by chance some share was rated at random."""
+    """The limits. No n units prove more than alpha^(1/n): were a share 1 - A rated at random, all n escaped it with A^n."""
     if estimate == 1:
         low, high = 1 - (1 - alpha ** (1 / n)) / (1 - chance), 1.0
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from operator import getitem
 
@@ -35,12 +36,15 @@ def sign_flip(differences: Sequence[float], seed: str, flips: int = 9999) -> Tes
         raise ValueError(f"{len(differences)} differences of total size {sum(sizes)}, expected at least one and a finite total")
     if flips < 1:
         raise ValueError(f"flips = {flips}, expected flips >= 1")
-    gain = math.fsum(d for d in differences if d > 0)
-    tie = 1e-9 * math.fsum(sizes)
-    sums = _subset_sums(sizes) if len(sizes) <= 20 else [gain, *_random_subset_sums(sizes, seed, flips)]
-    as_high = sum(s >= gain - tie for s in sums)
-    as_low = sum(s <= gain + tie for s in sums)
-    return Tests(as_high / len(sums), as_low / len(sums))
+    gain, loss = math.fsum(d for d in differences if d > 0), math.fsum(-d for d in differences if d < 0)
+    tie = 1e-9 * (gain + loss)
+    if len(sizes) <= 20:
+        # a sum of gains as low as ours leaves a sum of losses as high as ours
+        as_high, as_low = (_subsets_above(sizes, total - tie) for total in (gain, loss))
+        return Tests(as_high / 2 ** len(sizes), as_low / 2 ** len(sizes))
+    drawn = _random_subset_sums(sizes, seed, flips)
+    as_high, as_low = sum(s >= gain - tie for s in drawn), sum(s <= gain + tie for s in drawn)
+    return Tests((as_high + 1) / (flips + 1), (as_low + 1) / (flips + 1))
 
 
 def sign_flip_min_nonzero(alpha: float) -> int:
@@ -49,10 +53,7 @@ def sign_flip_min_nonzero(alpha: float) -> int:
     Reference: all differences of one sign are one pattern of 2^N.
     """
     check_alpha(alpha)
-    n = 1
-    while 0.5**n > alpha:
-        n += 1
-    return n
+    return math.ceil(-math.log2(alpha))
 
 
 def _subset_sums(sizes: Sequence[float]) -> list[float]:
@@ -63,9 +64,17 @@ def _subset_sums(sizes: Sequence[float]) -> list[float]:
     return sums
 
 
+def _subsets_above(sizes: Sequence[float], threshold: float) -> int:
+    """How many subsets have a sum of at least ``threshold``: those of one half, with all that match in the other."""
+    half = len(sizes) // 2
+    others = sorted(_subset_sums(sizes[half:]))
+    return sum(len(others) - bisect_left(others, threshold - s) for s in _subset_sums(sizes[:half]))
+
+
 def _random_subset_sums(sizes: Sequence[float], seed: str, flips: int) -> list[float]:
     """The sums of random subsets, eight sizes at a time: a random byte looks up the sum of its subset."""
-    tables = [_subset_sums([*sizes[i : i + 8], *[0.0] * (i + 8 - len(sizes))]) for i in range(0, len(sizes), 8)]
+    padded = [*sizes, *[0.0] * (-len(sizes) % 8)]
+    tables = [_subset_sums(padded[i : i + 8]) for i in range(0, len(padded), 8)]
     return [math.fsum(map(getitem, tables, _random_bytes(f"{seed}:{flip}", len(tables)))) for flip in range(flips)]
 
 

@@ -3,7 +3,7 @@
 Neighbouring requests share a queue, so that those over the limit come in clusters and a run says less than its length.
 ``slo_time`` estimates the integrated autocorrelation time tau >= 1 of the run. The tests read the number over the limit
 as that of a stationary two-state Markov chain of the same tau: its lag-1 correlation is rho = (tau - 1) / (tau + 1), and
-tau = 1 is the binomial, exactly. The chance of *at most* k over, which is what holds a claim, rises with tau: too
+tau = 1 is the binomial, exactly. A small chance of *at most* k over, which is what holds a claim, rises with tau: too
 large a tau is safe. The chance of *at least* k does not, so there k / tau of n / tau independent requests are counted.
 
 Autocovariances are exact: one product of two long integers holds every lagged sum of products, as digits.
@@ -69,9 +69,7 @@ def _autocovariances(x: Sequence[int]) -> list[int]:
     before = list(accumulate(x, initial=0))
     total = before[n]
     # the sum of (x_i - m)(x_{i+lag} - m) with m = total / n; the first and the last n - lag values have these sums
-    return [
-        n * n * products[lag] - n * total * (before[n - lag] + total - before[lag]) + (n - lag) * total * total for lag in range(n)
-    ]
+    return [n * n * products[lag] - n * total * (before[n - lag] + total - before[lag]) + (n - lag) * total * total for lag in range(n)]
 
 
 def _number(digits: Sequence[int], width: int) -> int:
@@ -82,14 +80,17 @@ def slo_time(latencies: Sequence[float | None], limit: float) -> float:
     """The integrated autocorrelation time that ``slo_tests`` is to use, for requests in the order of their arrival.
 
     The largest of those of the ranks, of the exponential (Savage) scores, which weigh the slow end, and of "over the
-    limit", and a standard error more. None (failed, timed out) ranks above every latency. 1 if every request failed.
+    limit", and two standard errors more: a run in which few happen to be over also shows too short a time.
+    None (failed, timed out) ranks above every latency. 1 if every request failed.
 
     Assumes: a stationary run, long enough to have seen its slow states.
     Fails when: it is not; one latency is shared by more than 9 of 10 requests (ValueError "degenerate").
-    Reference: Savage (1956); standard error of tau near tau sqrt(8 tau / n), Madras & Sokal (1988), 0 at tau = 1.
+    Reference: Savage (1956); standard error about 3 tau sqrt(tau / n), Madras & Sokal (1988) with a window of 2 tau;
+    here 0 for tau = 1.
     """
-    over = over_limit(latencies, limit)
-    n = len(latencies)
+    over, n = over_limit(latencies, limit), len(latencies)
+    if n == 0:
+        raise ValueError("no latencies, expected at least one request")
     shared = Counter(x for x in latencies if x is not None)
     if not shared:
         return 1.0
@@ -100,7 +101,7 @@ def slo_time(latencies: Sequence[float | None], limit: float) -> float:
     if 0 < over < n:
         series.append([float(_over(x, limit)) for x in latencies])
     tau = max(map(integrated_time, series))
-    return tau * (1 + 3 * math.sqrt((tau - 1) / n))
+    return tau * (1 + 6 * math.sqrt((tau - 1) / n))
 
 
 def _scores(values: Sequence[float]) -> list[list[float]]:
@@ -195,8 +196,9 @@ def slo_n(share: float, rate: float, alpha: float, power: float, tau: float = 1.
 def _at_most(k: int, n: int, share: float, tau: float) -> float:
     """P(at most k of n are over) in a stationary Markov chain of two states, over with probability ``share``.
 
-    At most k of n are over iff the chain leaves "not over" at most as often as k requests over are followed by "not over",
-    j ~ Bin(k, leave); one time less if the first request was over.
+    Of the k before the (k + 1)-th over, j ~ Bin(k, leave) are followed by a stay within the limit; one more stay comes
+    first if the first request is within. More than k are over iff the stays fit into the other n - k - 1 requests, each
+    of which ends one with chance ``enter``.
     """
     if k >= n:
         return 1.0

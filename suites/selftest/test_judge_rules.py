@@ -272,6 +272,8 @@ def test_kappa_counts_chance():
     # 93.5 % agreement with a judge that nearly always says yes: (.935 - .9275) / (1 - .9275)
     lazy = judge(claim, rated([[186, 9], [4, 1]]))
     assert (lazy.outcome, lazy.estimate) == ("fails", pytest.approx(0.0075 / 0.0725))
+    few = judge(claim, rated([[3, 0], [0, 2]]))  # perfect agreement, of five
+    assert (few.outcome, few.reason, few.n_needed) == ("inconclusive", "unattainable", 6)
     constant = judge(claim, rated([[190, 10], [0, 0]]))
     assert (constant.outcome, constant.reason) == ("inconclusive", "domain")
 
@@ -388,7 +390,9 @@ def test_a_bound_within_the_noise_of_an_unchanged_subject_decides_nothing():
         lambda: Claim("a", "t", at_most(0.01), estimand="over_limit"),
         lambda: Claim("a", "t", at_most(0.01), estimand="over_limit", slo=0.0),
         lambda: Claim("a", "t", at_most(1.0), estimand="over_limit", slo=1.0),
+        lambda: Claim("a", "t", at_most(0.6), estimand="over_limit", slo=1.0),
         lambda: Claim("a", "t", at_least(1.0), estimand="kappa"),
+        lambda: Claim("a", "t", at_least(-0.1), estimand="alpha_ordinal"),
         lambda: Claim("a", "t", at_most(0.1), estimand="kappa"),
         lambda: Claim("a", "t", at_least(0.8), looks=0),
     ],

@@ -2,16 +2,23 @@
 
 import math
 import random
+from itertools import pairwise, repeat
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from harness.stats.betting import (
+    Stop,
     betting_log_wealth,
     betting_p,
     bounded_mean_interval,
     bounded_mean_tests,
+    first_decision,
+    looks_level,
+    running_tests,
     seeded_order,
 )
 
@@ -119,6 +126,116 @@ def test_interval_at_the_ends() -> None:
     assert bounded_mean_interval([0.2, 0.9], (0.0, 1.0), 0.05, [1, 0]) == (0.0, 1.0)
 
 
+def test_a_fixed_bet() -> None:
+    """Section 3.11: lambda .5 throughout, margin .05, D = (0, 0, 1, -1). Here the cut .75 / 1.5 binds each time."""
+    *_, log_wealth = betting_log_wealth([0.05, 0.05, 1.05, -0.95], 1.5, 1.0, 1.0)
+    assert math.exp(log_wealth) == pytest.approx(0.8411566406, abs=5e-11)
+
+
+# --- both directions, and a look after every unit ---------------------------------------------------
+
+
+def test_above_by_its_definition() -> None:
+    rng = random.Random(4)
+    values = [1 + rng.random() * 3 for _ in range(60)]
+    order = seeded_order(60, "plan")
+    hold, fail = bounded_mean_tests(values, (0, 4), 1.8, order, direction="above")
+    assert hold == betting_p([values[i] - 1.8 for i in order], 1.8, 1.1, 2.0) < 0.05
+    assert fail == betting_p([1.8 - values[i] for i in order], 2.2, 1.1, 2.0)
+
+
+ratings = st.lists(st.integers(-8, 8).map(lambda k: k / 8), min_size=1, max_size=50)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(ratings, st.integers(-11, 11).map(lambda k: k / 12), st.sampled_from([None, 0.05]))
+def test_above_mirrors_below(values: list[float], u: float, gap: float | None) -> None:
+    order = seeded_order(len(values), "plan")
+    mirror = [-x for x in values]
+    tests = bounded_mean_tests(values, (-1, 1.5), u, order, gap, "above")
+    assert tests == bounded_mean_tests(mirror, (-1.5, 1), -u, order, gap)
+    low, high = bounded_mean_interval(values, (-1, 1.5), 0.05, order, gap, "above")
+    assert bounded_mean_interval(mirror, (-1.5, 1), 0.05, order, gap) == pytest.approx((-high, -low), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(ratings, st.sampled_from([None, 0.05]), st.sampled_from(["below", "above"]))
+def test_running_tests_are_those_of_every_prefix(values: list[float], gap: float | None, direction) -> None:
+    """To the last bit: a decision made on the way is the decision derived again from the units used."""
+    running = list(running_tests(values, (-1, 1.5), 0.1, gap, direction))
+    assert running == [bounded_mean_tests(values[:n], (-1, 1.5), 0.1, range(n), gap, direction) for n in range(1, len(values) + 1)]
+
+
+def test_a_stream_is_read_no_further_than_needed() -> None:
+    asked = []
+    stream = (asked.append(1) or 0.0 for _ in repeat(0))  # without end
+    tests = running_tests(stream, (-1, 1), -0.05, 0.05, "above")
+    next(tests), next(tests)
+    assert len(asked) == 2
+    stop = first_decision(stream, (-1, 1), -0.05, 0.05, 0.05, 0.05, "above")
+    assert stop is not None and stop.n == 78
+    assert len(asked) == 2 + 78
+
+
+def test_the_first_decision() -> None:
+    """No flips, margin .05: 78 items at .05 (section 3.11); a level of .01 needs more, and each claim has its own."""
+    same = [0.0] * 200
+    stop = first_decision(same, (-1, 1), -0.05, 0.05, 0.01, 0.05, "above")
+    assert stop == Stop(78, bounded_mean_tests(same[:78], (-1, 1), -0.05, range(78), 0.05, "above"))
+    assert stop.tests.p_hold <= 0.05 and stop.tests.p_fail == 1.0
+    assert first_decision(same[:77], (-1, 1), -0.05, 0.05, 0.01, 0.05, "above") is None
+    stricter = first_decision(same, (-1, 1), -0.05, 0.01, 0.05, 0.05, "above")
+    assert stricter is not None and stricter.n == 120
+    assert _plain_p([0.05] * 120, 0.95, 0.05, 1.0) <= 0.01 < _plain_p([0.05] * 119, 0.95, 0.05, 1.0)
+    assert first_decision([], (0, 1), 0.5, 0.05, 0.05) is None
+    worse = [-1.0] * 50
+    at = {alpha: first_decision(worse, (-1, 1), -0.05, 0.05, alpha, 0.05, "above") for alpha in (0.05, 0.01)}
+    for alpha, stop in at.items():
+        assert stop is not None and stop.tests.p_fail <= alpha
+        assert stop.tests == bounded_mean_tests(worse[: stop.n], (-1, 1), -0.05, range(stop.n), 0.05, "above")
+        assert running(worse, stop.n - 1).p_fail > alpha
+    assert at[0.05].n < at[0.01].n
+
+
+def running(values: list[float], n: int):
+    return bounded_mean_tests(values[:n], (-1, 1), -0.05, range(n), 0.05, "above")
+
+
+def test_the_first_decision_stands() -> None:
+    """Looked at late, both p-values are small: each has its own past maximum. Only the first counts."""
+    turned = [0.0] * 78 + [-1.0] * 50
+    stop = first_decision(turned, (-1, 1), -0.05, 0.05, 0.05, 0.05, "above")
+    assert stop is not None and stop.n == 78
+    assert max(running(turned, 128)) <= 0.05
+    assert max(stop.tests) > 0.05
+    back = [-1.0] * 10 + [1.0] * 90
+    stop = first_decision(back, (-1, 1), -0.05, 0.05, 0.05, 0.05, "above")
+    assert stop is not None and stop.tests.p_fail <= 0.05 < stop.tests.p_hold
+
+
+def test_intervals_on_the_way_are_nested() -> None:
+    rng = random.Random(6)
+    values = [rng.choice([0.0, 0.0, 1.0, 0.4]) for _ in range(240)]
+    intervals = [bounded_mean_interval(values[:n], (0, 1), 0.05, range(n)) for n in (30, 60, 120, 240)]
+    for wide, narrow in pairwise(intervals):
+        assert wide.low <= narrow.low + 1e-6 and narrow.high <= wide.high + 1e-6
+    assert intervals[-1].high - intervals[-1].low < 0.5 * (intervals[0].high - intervals[0].low)
+
+
+def test_two_looks_at_the_full_level_cost_080() -> None:
+    """Half and all of the data, one-sided .05 each: P(Z1 or Z2 > 1.645) with correlation sqrt(1/2)."""
+
+    def either(level: float) -> float:
+        z = stats.norm.isf(level)
+        both_below = stats.multivariate_normal([0, 0], [[1, math.sqrt(0.5)], [math.sqrt(0.5), 1]]).cdf([z, z])
+        return 1 - float(both_below)
+
+    assert either(0.05) == pytest.approx(0.080, abs=5e-4)
+    assert looks_level(0.05, 2) == 0.025
+    assert either(looks_level(0.05, 2)) <= 0.05
+    assert looks_level(0.05, 1) == 0.05
+
+
 def test_order_is_a_fixed_permutation() -> None:
     order = seeded_order(1000, "abc")
     assert sorted(order) == list(range(1000))
@@ -145,6 +262,16 @@ SEVEN = [4, 3, 2, 1, 5, 0]
         lambda: bounded_mean_tests([], (0, 1), 0.5, []),
         lambda: bounded_mean_interval([0.5], (1, 0), 0.05, [0]),
         lambda: seeded_order(-1, "x"),
+        lambda: bounded_mean_tests([0.5], (0, 1), 0.5, [0], direction="up"),
+        lambda: list(running_tests([0.5, 1.5], (0, 1), 0.5)),
+        lambda: list(running_tests([math.nan], (0, 1), 0.5)),
+        lambda: list(running_tests([0.5], (0, 1), 0.0)),
+        lambda: list(running_tests([0.5], (1, 0), 0.5)),
+        lambda: list(running_tests([0.5], (0, 1), 0.5, -0.1)),
+        lambda: first_decision([0.5], (0, 1), 0.5, 0.5, 0.05),
+        lambda: first_decision([0.5], (0, 1), 0.5, 0.05, 0.0),
+        lambda: looks_level(0.05, 0),
+        lambda: looks_level(0.5, 2),
     ],
 )
 def test_domain_errors(call) -> None:

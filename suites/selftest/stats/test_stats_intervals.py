@@ -22,6 +22,21 @@ def test_published_figures() -> None:
     assert (round(low, 3), round(high, 3)) == (0.786, 0.957)
 
 
+@pytest.mark.parametrize(
+    ("k", "n", "score", "exact"),
+    [
+        (81, 263, (0.2553, 0.3662), (0.2527, 0.3676)),
+        (15, 148, (0.0624, 0.1605), (0.0578, 0.1617)),
+        (0, 20, (0.0, 0.1611), (0.0, 0.1684)),
+        (1, 29, (0.0061, 0.1718), (0.0009, 0.1776)),
+    ],
+)
+def test_newcombe_1998(k: int, n: int, score: tuple[float, float], exact: tuple[float, float]) -> None:
+    """Statistics in Medicine 17:857, two-sided 95 %."""
+    assert tuple(round(x, 4) for x in wilson(k, n, 0.025)) == score
+    assert tuple(round(x, 4) for x in clopper_pearson(k, n, 0.025)) == exact
+
+
 @pytest.mark.parametrize("n", [1, 7, 50, 1319])
 @pytest.mark.parametrize("alpha", [0.05, 0.025, 0.01])
 def test_against_statsmodels(n: int, alpha: float) -> None:
@@ -63,3 +78,24 @@ def test_domain_errors(k: int, n: int, alpha: float) -> None:
     for function in (clopper_pearson, wilson):
         with pytest.raises(ValueError, match="expected"):
             function(k, n, alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.3])
+def test_the_ends_are_exactly_zero_and_one(alpha: float) -> None:
+    for limits in (clopper_pearson, wilson):
+        assert limits(0, 9, alpha).low == 0.0
+        assert limits(9, 9, alpha).high == 1.0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: proportion_tests(3, 2, 0.5),
+        lambda: proportion_tests(1, 2, 1.5),
+        lambda: zero_event_upper(0, 0.05),
+        lambda: zero_event_upper(5, 0.5),
+    ],
+)
+def test_other_domain_errors(call) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        call()
