@@ -2,7 +2,7 @@
 
     doctor   what this machine has, what is missing, and the command that gets it
     make     artifacts of the lifecycle file into the store: base, tuned, gguf-q8_0 ...
-    plan     what n a margin needs, before time is spent
+    plan     what n a gate needs, and what an n can show, before time is spent
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
     history  one claim over many runs, and where it changed
@@ -125,7 +125,10 @@ examples:
 
 
 def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number, or several: .05,.10") from None
 
 
 def _lifecycle(parser: argparse.ArgumentParser) -> None:

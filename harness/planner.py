@@ -358,7 +358,7 @@ def _sequential(d: Design) -> Gate:
         return Needed(stop, _simulated()) if stop <= n_max else Needed(None, f"not within {n_max}; {_simulated()}")
 
     def chance_at(psi: float) -> Callable[[int], Power]:
-        return lambda n: Power(sum(stop <= n for stop in _stops(margin, psi, truth, alpha, n_max)) / _SERIES, _simulated())
+        return lambda n: Power(sum(stop <= min(n, n_max) for stop in _stops(margin, psi, truth, alpha, n_max)) / _SERIES, _simulated())
 
     def mde(n: int) -> Iterator[Row]:
         stops = _stops(margin, psi, truth, alpha, n_max)

@@ -150,7 +150,19 @@ def sequential_difference(claim: Claim, measurement: Measurement) -> Verdict:
     scores = _scores_by_item(claim, measurement.samples) or {}
     differences = [scores[item][0] - scores[item][1] for item in sequence(claim, list(scores))]
     width = claim.support[1] - claim.support[0]
-    return _bet(claim, differences, (-width, width), range(len(differences)))
+    u, gap = _margin(claim, width)
+    # What was known first stays: later items could make either test of it cross its level.
+    stop = betting.first_decision(differences, (-width, width), u, claim.level, claim.level, gap, "above")
+    used = differences[: stop.n] if stop else differences
+    return _bet(claim, used, (-width, width), range(len(used)), {"measured": len(differences)})
+
+
+def _margin(claim: Claim, width: float) -> tuple[float, float]:
+    """The bound as a difference, and how far from it the truth is expected: what the bets are tuned to."""
+    limit = claim.bound.limit
+    u = limit if claim.bound.kind == "better_than" else -limit
+    gap = (claim.expected or 0.0) - u
+    return u, gap if gap > 0 else 0.05 * width
 
 
 def sequence(claim: Claim, items: Sequence[str]) -> list[str]:
@@ -170,11 +182,11 @@ def _superior(claim: Claim, differences: Sequence[float]) -> Verdict:
     ))  # fmt: skip
 
 
-def _bet(claim: Claim, differences: Sequence[float], support: tuple[float, float], order: Sequence[int]) -> Verdict:
-    """A margin on differences within ``support``, by betting; the gap is the one the claim declares."""
-    limit = claim.bound.limit
-    shift = (claim.expected or 0.0) - limit if claim.bound.kind == "better_than" else limit
-    gap = shift if shift > 0 else 0.05 * support[1]
+def _bet(
+    claim: Claim, differences: Sequence[float], support: tuple[float, float], order: Sequence[int], more: Mapping[str, int] | None = None
+) -> Verdict:
+    """A margin on differences within ``support``, by betting."""
+    _, gap = _margin(claim, support[1])
 
     def above(d: float) -> Tests:
         return betting.bounded_mean_tests(differences, support, d, order, gap, direction="above")
@@ -184,7 +196,7 @@ def _bet(claim: Claim, differences: Sequence[float], support: tuple[float, float
     estimate = math.fsum(differences) / len(differences)
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, estimate, low, high, len(differences), "betting-difference/1", "exact",
-        {"n": len(differences), "gap": gap}, wrong_side=wrong_side(claim, estimate),
+        {"n": len(differences), "gap": gap, **(more or {})}, wrong_side=wrong_side(claim, estimate),
     ))  # fmt: skip
 
 

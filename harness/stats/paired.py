@@ -126,7 +126,7 @@ def tango_z(b: int, c: int, n: int, delta0: float) -> float:
     """The score statistic Z for delta = delta0; large when delta is above. Asymptotic p_hold is ``normal_sf(Z)``.
 
     Assumes: n independent items, -1 < delta0 < 1.
-    Fails when: used to decide at small n: its size exceeds alpha (up to .060 at .05).
+    Fails when: used to decide: its size exceeds alpha at every n from 50 to 500 (up to .069 at .05).
     Reference: Tango (1998), Statistics in Medicine 17:891.
     """
     _check_table(b, c, n)

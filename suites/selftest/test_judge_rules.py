@@ -170,8 +170,14 @@ def test_what_was_known_stays_known():
     order = sequence(claim, [f"i{i:04d}" for i in range(200)])
     scores = {item: (1.0, 1.0) if k < 100 else (0.0, 1.0) for k, item in enumerate(order)}
     rows = tuple(Sample(item, scores[item][a], arm) for item in order for a, arm in enumerate(("new", "old")))
-    assert judge(claim, measured(rows[:200])).outcome == "holds"
-    assert judge(claim, measured(rows)).outcome == "holds"
+    first, later = judge(claim, measured(rows[:200])), judge(claim, measured(rows))
+    assert first.outcome == later.outcome == "holds"
+    assert (first.n, later.n, first.statistics["measured"], later.statistics["measured"]) == (78, 78, 100, 200)
+    assert (first.estimate, first.low, first.high) == (later.estimate, later.low, later.high)
+    # the other way round: refuted first, and then nothing but gains
+    scores = {item: (0.0, 1.0) if k < 60 else (1.0, 0.0) for k, item in enumerate(order)}
+    rows = tuple(Sample(item, scores[item][a], arm) for item in order for a, arm in enumerate(("new", "old")))
+    assert judge(claim, measured(rows)).outcome == "fails"
 
 
 def test_a_second_look_at_a_fixed_plan_is_refused():

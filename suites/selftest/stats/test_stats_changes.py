@@ -69,6 +69,29 @@ def test_two_steps() -> None:
     assert changes[1].after == pytest.approx(math.fsum(values[45:]) / 15)
 
 
+def test_a_change_undone() -> None:
+    """Both ways to split the whole are equally strong: the first is taken. What shows clearly then is no surer than it."""
+    values = [0.0] * 15 + [1.0] * 10 + [0.0] * 15
+    assert _strongest_split(_doubled_ranks(values), 5)[1] == 15
+    changes = change_points(values, 0.2, "undone")
+    assert [c.first for c in changes] == [15, 25]
+    assert changes[0].p == changes[1].p > 0.005
+    alone = change_points(values[15:], 0.2, "undone")
+    assert [(c.first, c.p) for c in alone] == [(10, 0.001)]
+
+
+def test_a_later_split_is_the_strongest_of_all_segments() -> None:
+    """Among two segments chance has two places: about twice the p of the second segment by itself."""
+    rng = random.Random(14)
+    values = [rng.gauss(0, 1) for _ in range(20)] + [50 + rng.gauss(0, 1) + 1.7 * (i >= 10) for i in range(20)]
+    first, second = change_points(values, 0.4, "all")
+    (alone,) = change_points(values[20:], 0.4, "all")
+    assert (first.first, first.p) == (20, 0.001)
+    assert second.first == 20 + alone.first
+    assert alone.p > 0.01
+    assert 1.5 * alone.p < second.p < 2.5 * alone.p
+
+
 def test_a_slow_drift_that_no_neighbours_show() -> None:
     values = [0.05 * i + (0.5 if i % 2 else -0.5) for i in range(40)]
     neighbours = [b - a for a, b in pairwise(values)]

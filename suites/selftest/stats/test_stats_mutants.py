@@ -1,11 +1,13 @@
 """What mutation testing found unpinned: edges, defaults and helpers, each a statement of its own, fast."""
 
 import math
+from fractions import Fraction
 
 import pytest
 from scipy import stats
 
-from harness.stats import means
+from harness.stats import means, paired, special
+from harness.stats.betting import first_decision, running_tests
 from harness.stats.means import MeanResult, cluster_mean
 from harness.stats.permutation import sign_flip
 from harness.stats.ratio import abba, abba_sign_flip, abba_tests, block_log_ratio
@@ -40,4 +42,70 @@ def test_sampled_sign_flips_of_blocks_take_the_seed_given() -> None:
     blocks = [(100.0, 101.0 + i / 7, 102.0, 100.0 + i % 3) for i in range(25)]
     logs = [0.015 - block_log_ratio(block) for block in blocks]
     assert abba_sign_flip(blocks, 0.015, "s") == sign_flip(logs, "s") != sign_flip(logs, "t")
-    assert math.isfinite(sum(logs))
+
+
+# --- special --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: special.betainc(math.inf, 1, 0.5),
+        lambda: special.betainc(1, math.inf, 0.5),
+        lambda: special.betainc(1, 0, 0.5),
+        lambda: special.betainc(1, 1, 1.5),
+        lambda: special.t_cdf(1.0, math.inf),
+        lambda: special.t_quantile(0.0, 3),
+        lambda: special.normal_quantile(1.0),
+        lambda: special.normal_quantile(1.5),
+    ],
+)
+def test_the_edges_of_the_domains_are_outside(call) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        call()
+
+
+def test_quantiles_of_certainty_are_the_ends() -> None:
+    assert (special.beta_quantile(0.0, 2, 3), special.beta_quantile(1.0, 2, 3)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("f", "root"),
+    [
+        (lambda x: 1 - 2 * x, 0.5),  # f is 1 and -1 at the ends: no zero
+        (lambda x: 2 * x - 1, 0.5),
+        (lambda x: 0.5 - x, 0.5),
+        (lambda x: x, 0.0),  # a zero at an end is the answer
+        (lambda x: 1 - x, 1.0),
+        (lambda x: x + 1, 0.0),  # no change of sign: the end nearer to 0
+        (lambda x: x - 2, 1.0),
+        (lambda x: 1.0, 0.0),  # equally near: the low end
+    ],
+)
+def test_bisection_at_the_ends(f, root: float) -> None:
+    assert special.bisect(f, 0.0, 1.0) == root
+
+
+# --- betting, paired ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("x", "side"), [(0.1, 0), (0.9, 1)])
+def test_a_p_equal_to_its_level_decides(x: float, side: int) -> None:
+    values = [x] * 30
+    stop = first_decision(values, (0.0, 1.0), 0.5, 0.05, 0.05)
+    assert stop is not None
+    levels = [0.4 * stop.tests[0], 0.4 * stop.tests[1]]
+    levels[side] = stop.tests[side]
+    assert first_decision(values, (0.0, 1.0), 0.5, *(min(level, 0.4) for level in levels)) == stop
+
+
+def test_running_claims_are_about_below_unless_said() -> None:
+    values = [0.2, 0.4, 0.1]
+    assert list(running_tests(values, (0.0, 1.0), 0.6)) == list(running_tests(values, (0.0, 1.0), 0.6, direction="below"))
+
+
+def test_polishing_is_newton_with_the_true_slope() -> None:
+    """(x - 1)(x - 2)(x - 3)(x - 4): three quadratic steps take an error of .01 below 1e-13."""
+    coefficients = [Fraction(c) for c in (1, -10, 35, -50, 24)]
+    polished = [paired._polish(coefficients, root + 0.01) for root in (1, 2, 3, 4)]
+    assert polished == pytest.approx([1, 2, 3, 4], abs=1e-13)

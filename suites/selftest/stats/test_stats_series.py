@@ -154,6 +154,14 @@ def test_each_series_is_needed() -> None:
     assert slo_time(worst, 8.0) > 1.5 * slo_time(worst, 99.0)
 
 
+def test_ties_share_their_mean_score() -> None:
+    x = [2.0 if i // 12 % 21 == 4 else (7 * i * i + i) % 31 / 30 for i in range(500)]
+    ranks, savage = scores(x)
+    assert geyer(savage) > 1.05 * geyer(ranks)
+    tau = geyer(savage)
+    assert slo_time(x, 9.0) == pytest.approx(tau + 6 * tau * math.sqrt((tau - 1) / 500), rel=1e-9)
+
+
 def test_failures_rank_above_every_latency() -> None:
     x = [math.exp(z) for z in autoregression(0.9, 500, 1)]
     cut = sorted(x)[450]
