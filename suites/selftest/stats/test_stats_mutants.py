@@ -1,13 +1,14 @@
 """What mutation testing found unpinned: edges, defaults and helpers, each a statement of its own, fast."""
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import pytest
 from scipy import stats
 
 from harness.stats import means, paired, special
-from harness.stats.betting import first_decision, running_tests
+from harness.stats.betting import bounded_mean_interval, bounded_mean_tests, first_decision, running_tests
 from harness.stats.means import MeanResult, cluster_mean
 from harness.stats.permutation import sign_flip
 from harness.stats.ratio import abba, abba_sign_flip, abba_tests, block_log_ratio
@@ -86,6 +87,25 @@ def test_bisection_at_the_ends(f, root: float) -> None:
     assert special.bisect(f, 0.0, 1.0) == root
 
 
+def test_bisection_takes_the_sign_of_f_not_its_size() -> None:
+    assert special.bisect(lambda x: 0.3 - x, 0.0, 1.0) == pytest.approx(0.3, rel=1e-15)
+
+
+def test_stirlings_series_is_exact_to_rounding_from_16_on() -> None:
+    tau = Decimal("6.28318530717958647692528676655900576839433879875")
+    for n in (16, 17, 40, 1000):
+        with localcontext(prec=60):
+            exact = Decimal(math.factorial(n)).ln() - (n + Decimal("0.5")) * Decimal(n).ln() + n - tau.ln() / 2
+        assert special._stirling(n) == pytest.approx(float(exact), rel=1e-15)
+
+
+@pytest.mark.parametrize("mean", [1000.001, 999.0, 1100.0, 1300.0, 500.0])
+def test_the_deviance_does_not_cancel_near_the_mean(mean: float) -> None:
+    with localcontext(prec=60):
+        exact = 1000 * (Decimal(1000) / Decimal(mean)).ln() + Decimal(mean) - 1000
+    assert special._deviance(1000, mean) == pytest.approx(float(exact), rel=1e-13)
+
+
 # --- betting, paired ------------------------------------------------------------------------------
 
 
@@ -102,6 +122,18 @@ def test_a_p_equal_to_its_level_decides(x: float, side: int) -> None:
 def test_running_claims_are_about_below_unless_said() -> None:
     values = [0.2, 0.4, 0.1]
     assert list(running_tests(values, (0.0, 1.0), 0.6)) == list(running_tests(values, (0.0, 1.0), 0.6, direction="below"))
+
+
+@pytest.mark.parametrize("u", [0.0, 1.0])
+def test_the_ends_of_the_support_are_no_bounds(u: float) -> None:
+    with pytest.raises(ValueError, match="inside the support"):
+        bounded_mean_tests([0.5], (0.0, 1.0), u, [0])
+
+
+def test_interval_and_tests_take_the_same_gap() -> None:
+    values = [0.1, 0.3, 0.2, 0.4] * 20
+    high = bounded_mean_interval(values, (0.0, 1.0), 0.05, list(range(80)), gap=0.03).high
+    assert bounded_mean_tests(values, (0.0, 1.0), high, list(range(80)), gap=0.03).p_hold == pytest.approx(0.05, rel=1e-6)
 
 
 def test_polishing_is_newton_with_the_true_slope() -> None:

@@ -7,6 +7,7 @@ from scipy import stats
 
 from harness.stats.paired import noninferiority_region
 from harness.stats.plan import (
+    _first_run,
     agreement_bound,
     agreement_n,
     betting_min_n,
@@ -141,6 +142,12 @@ def test_superiority_n_by_its_definition(psi: float, d: float) -> None:
     n = ni_n(0.0, psi, 0.05, 0.8, delta1=d)
     enough = [mcnemar_power(i, psi, d, 0.05) >= 0.8 for i in range(n, n + 100)]
     assert superiority_n(psi, d, 0.05, 0.8) == n + next(i for i in range(80) if all(enough[i : i + 12]))
+
+
+def test_a_run_is_twelve_long() -> None:
+    assert _first_run(lambda n: n not in (3, 15), 1) == 16  # 4 ... 14 are eleven
+    assert _first_run(lambda n: n not in (3, 16), 1) == 4
+    assert _first_run(lambda n: True, 7) == 7
 
 
 def test_zero_flips_and_minimum_n() -> None:
@@ -308,6 +315,7 @@ def test_proportion_power_and_truth(n: int, p0: float) -> None:
 def test_proportion_without_a_chance() -> None:
     assert proportion_power(58, 0.95, 1.0, 0.05, "at_least") == 0
     assert proportion_power(59, 0.95, 1.0, 0.05, "at_least") == 1
+    assert proportion_power(6, 0.5, 1.0, 0.015625, "at_least") == 1  # p = alpha is enough
     assert proportion_truth(58, 0.95, 0.05, 0.8, "at_least") is None
     assert proportion_truth(58, 0.05, 0.05, 0.8, "at_most") is None
 

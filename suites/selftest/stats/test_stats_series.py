@@ -310,10 +310,10 @@ def test_every_request_over_fails() -> None:
     ],
 )  # fmt: skip
 def test_domain_errors(k, n, tau, share):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ValueError, match=r"expected (n >= 1, 0 <= k <= n and 1 <= tau|0 < share)"):
         slo_tests(k, n, tau, share)
     if 0 < share <= 0.5:
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ValueError, match=r"expected (n >= 1, 0 <= k <= n and 1 <= tau|0 < share)"):
             slo_interval(k, n, tau, 0.05)
 
 
@@ -353,6 +353,12 @@ def test_early_stopping(q, confidence, row):
         assert quantile_upper_rank(n, q, 1 - confidence) == n - t
         rank = quantile_upper_rank(n - 1, q, 1 - confidence)
         assert rank == n - t if t else rank is None
+
+
+def test_early_stopping_at_its_smallest() -> None:
+    """One request within the limit may already be enough; none never is."""
+    assert early_stopping_n(3, 0.005, 0.95) == 4
+    assert early_stopping_n(0, 0.01, 0.95) == 1
 
 
 @pytest.mark.parametrize(("rate", "power", "stays"), [(0.005, 0.8, 2185), (0.005, 0.9, 2784), (0.002, 0.8, 773), (0.002, 0.9, 913)])
