@@ -232,9 +232,9 @@ def _plan_gate(gate: str, args: argparse.Namespace) -> int:
         print(line, flush=True)
     if args.picture is not None:
         from harness import evidence
-        from harness.report import power
+        from harness.report import curves
 
-        drawn = power.picture(found.claim.rstrip(":"), planner.curves(found, args.n), found.alpha, found.unit, args.n)
+        drawn = curves.power_curves(found.claim.rstrip(":"), planner.curves(found, args.n), found.alpha, found.unit, args.n)
         evidence.write_atomic(args.picture, drawn.encode())
         print(args.picture)
     return 0

@@ -15,7 +15,23 @@ from html import escape
 from harness.report.markup import outcome_class
 from harness.report.text import number, one_line, signed, span
 
-__all__ = ["Interval", "Mark", "Scale", "Strip", "forest", "mini", "quartiles", "scatter", "strips"]
+__all__ = [
+    "Interval",
+    "Mark",
+    "Scale",
+    "Strip",
+    "forest",
+    "line",
+    "mini",
+    "quartiles",
+    "rect",
+    "scatter",
+    "strips",
+    "svg",
+    "text_at",
+    "x_axis",
+    "y_axis",
+]
 
 
 # --- axes -------------------------------------------------------------------------------------
@@ -78,7 +94,8 @@ def _decades(low: float, high: float) -> list[float]:
 # --- small pieces of markup -------------------------------------------------------------------
 
 
-def _svg(width: float, height: float, name: str, body: Iterable[str], kind: str) -> str:
+def svg(width: float, height: float, name: str, body: Iterable[str], kind: str) -> str:
+    """An image of that size in pixels, with a name for those who cannot see it."""
     label = escape(one_line(name, 400))
     return (
         f'<svg class="plot {kind}" role="img" aria-label="{label}" width="{width:g}" height="{height:g}" '
@@ -86,15 +103,18 @@ def _svg(width: float, height: float, name: str, body: Iterable[str], kind: str)
     )
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A line of the class ``kind``, in pixels."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+def text_at(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:
+    """One line of text, escaped; ``anchor`` is start, middle or end."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(one_line(text, 80))}</text>'
 
 
-def _rect(x: float, y: float, width: float, height: float, kind: str) -> str:
+def rect(x: float, y: float, width: float, height: float, kind: str) -> str:
+    """A box of the class ``kind``, in pixels."""
     return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{max(0.0, height):.1f}"/>'
 
 
@@ -111,12 +131,13 @@ def _mark(x: float, y: float, outcome: str, size: float = 5) -> str:
     return f'<polygon class="{kind}" points="{points}"/>'
 
 
-def _x_axis(scale: Scale, top: float, bottom: float, title: str) -> list[str]:
+def x_axis(scale: Scale, top: float, bottom: float, title: str) -> list[str]:
+    """Grid lines with their numbers below, and the title of the axis."""
     parts = []
     for tick in scale.ticks():
         x = scale(tick)
-        parts += [_line(x, top, x, bottom, "grid"), _text(x, bottom + 16, number(_tidy(tick)), "tick", "middle")]
-    return [*parts, _text((scale.start + scale.end) / 2, bottom + 34, title, "axis", "middle")]
+        parts += [line(x, top, x, bottom, "grid"), text_at(x, bottom + 16, number(_tidy(tick)), "tick", "middle")]
+    return [*parts, text_at((scale.start + scale.end) / 2, bottom + 34, title, "axis", "middle")]
 
 
 def _tidy(tick: float) -> float:
@@ -159,8 +180,8 @@ def mini(interval: Interval) -> str:
     log = interval.log and min(interval.numbers) > 0
     scale = scale_over(interval.numbers, 6, width - 6, log=log)
     body = _good_side(interval, scale, 3, height - 3)
-    body += [_line(scale(x), 1, scale(x), height - 1, "bound") for x in interval.limits]
-    return _svg(width, height, interval.said, [*body, *_bar(interval, scale, middle)], "mini")
+    body += [line(scale(x), 1, scale(x), height - 1, "bound") for x in interval.limits]
+    return svg(width, height, interval.said, [*body, *_bar(interval, scale, middle)], "mini")
 
 
 def _good_side(interval: Interval, scale: Scale, top: float, bottom: float) -> list[str]:
@@ -172,7 +193,7 @@ def _good_side(interval: Interval, scale: Scale, top: float, bottom: float) -> l
         "below": (scale.start, scale(interval.limits[0])),
         "between": (scale(interval.limits[0]), scale(interval.limits[-1])),
     }[interval.good]
-    return [_rect(ends[0], top, ends[1] - ends[0], bottom - top, "good")]
+    return [rect(ends[0], top, ends[1] - ends[0], bottom - top, "good")]
 
 
 def _bar(interval: Interval, scale: Scale, y: float) -> list[str]:
@@ -180,7 +201,7 @@ def _bar(interval: Interval, scale: Scale, y: float) -> list[str]:
     if interval.low is not None and interval.high is not None:
         low, high = scale(interval.low), scale(interval.high)
         kind = f"bar o-{outcome_class(interval.outcome)}"
-        parts = [_line(low, y, high, y, kind), *(_line(x, y - 4, x, y + 4, kind) for x in (low, high))]
+        parts = [line(low, y, high, y, kind), *(line(x, y - 4, x, y + 4, kind) for x in (low, high))]
     return [*parts, _mark(scale(interval.estimate), y, interval.outcome, 4.5)]
 
 
@@ -189,14 +210,14 @@ def forest(intervals: Sequence[Interval], title: str) -> str:
     width, label, row, top = 920.0, 230.0, 30.0, 8.0
     bottom = top + row * len(intervals)
     scale = scale_over([0.0, *(x for i in intervals for x in i.numbers)], label, width - 236)
-    body = [*_x_axis(scale, top, bottom, title), _line(scale(0), top, scale(0), bottom, "zero")]
+    body = [*x_axis(scale, top, bottom, title), line(scale(0), top, scale(0), bottom, "zero")]
     for k, interval in enumerate(intervals):
         y = top + row * (k + 0.5)
         body += _good_side(interval, scale, y - 11, y + 11)
-        body += [_line(scale(x), y - 11, scale(x), y + 11, "bound") for x in interval.limits]
+        body += [line(scale(x), y - 11, scale(x), y + 11, "bound") for x in interval.limits]
         shown = f"{signed(interval.estimate)} {span(interval.low, interval.high)}"
-        body += [_text(4, y + 4, interval.label, "label"), *_bar(interval, scale, y), _text(width - 226, y + 4, shown, "value")]
-    return _svg(width, bottom + 42, f"{title}. " + " · ".join(i.said for i in intervals), body, "wide")
+        body += [text_at(4, y + 4, interval.label, "label"), *_bar(interval, scale, y), text_at(width - 226, y + 4, shown, "value")]
+    return svg(width, bottom + 42, f"{title}. " + " · ".join(i.said for i in intervals), body, "wide")
 
 
 # --- quality against size ---------------------------------------------------------------------
@@ -216,22 +237,23 @@ def scatter(marks: Sequence[Mark], title: str, x_title: str, y_title: str) -> st
     width, height, left, top, bottom = 520.0, 330.0, 72.0, 34.0, 270.0
     across = scale_over([m.x for m in marks], left + 24, width - 40)
     up = scale_over([0.0, *(x for m in marks for x in m.interval.numbers)], bottom, top)
-    body = [_text(left, 18, title, "title"), *_x_axis(across, top, bottom, x_title), *_y_axis(up, left, width - 16, y_title)]
+    body = [text_at(left, 18, title, "title"), *x_axis(across, top, bottom, x_title), *y_axis(up, left, width - 16, y_title)]
     for limit in sorted({x for m in marks for x in m.interval.limits}):
-        body.append(_line(left, up(limit), width - 16, up(limit), "bound"))
-        body.append(_text(width - 18, up(limit) - 5, f"margin {number(limit)}", "tick", "end"))
+        body.append(line(left, up(limit), width - 16, up(limit), "bound"))
+        body.append(text_at(width - 18, up(limit) - 5, f"margin {number(limit)}", "tick", "end"))
     for mark in marks:
         body += _build_mark(mark, across, up)
     said = " · ".join(f"{m.interval.said} at {number(m.x)}" for m in marks)
-    return _svg(width, height, f"{title}, {y_title} against {x_title}. {said}", body, "half")
+    return svg(width, height, f"{title}, {y_title} against {x_title}. {said}", body, "half")
 
 
-def _y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
+def y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
+    """Grid lines with their numbers at the left, and the title of the axis."""
     parts = []
     for tick in scale.ticks():
         y = scale(tick)
         kind = "zero" if _tidy(tick) == 0 else "grid"
-        parts += [_line(left, y, right, y, kind), _text(left - 6, y + 4, number(_tidy(tick)), "tick", "end")]
+        parts += [line(left, y, right, y, kind), text_at(left - 6, y + 4, number(_tidy(tick)), "tick", "end")]
     middle = (scale.start + scale.end) / 2
     name = escape(one_line(title, 80))
     parts.append(f'<text class="axis" text-anchor="middle" transform="translate(14 {middle:.1f}) rotate(-90)">{name}</text>')
@@ -244,14 +266,14 @@ def _build_mark(mark: Mark, across: Scale, up: Scale) -> list[str]:
     parts = []
     if mark.interval.low is not None and mark.interval.high is not None:
         ends = up(mark.interval.low), up(mark.interval.high)
-        parts = [_line(x, ends[0], x, ends[1], kind), *(_line(x - 5, e, x + 5, e, kind) for e in ends)]
+        parts = [line(x, ends[0], x, ends[1], kind), *(line(x - 5, e, x + 5, e, kind) for e in ends)]
     size = 5 * math.sqrt(min(max(mark.speed or 1.0, 0.2), 6.0))
     speed = "speed not measured" if mark.speed is None else f"{mark.speed:.3g}× tokens/s"
     parts.append(_mark(x, y, mark.interval.outcome, size))
     # Beside the mark, on the side with more room.
     right = x < (across.start + across.end) / 2
     at, anchor = (x + size + 6, "start") if right else (x - size - 6, "end")
-    return [*parts, _text(at, y - 2, mark.interval.label, "label", anchor), _text(at, y + 11, speed, "tick", anchor)]
+    return [*parts, text_at(at, y - 2, mark.interval.label, "label", anchor), text_at(at, y + 11, speed, "tick", anchor)]
 
 
 # --- distributions ----------------------------------------------------------------------------
@@ -273,11 +295,11 @@ def strips(rows: Sequence[Strip], title: str) -> str:
     bottom = top + row * len(rows)
     every = [v for r in rows for v in (*r.values, *r.limits, r.mean or 0.0)]
     scale = scale_over(every, label + 10, width - 20, log=True)
-    body = _x_axis(scale, top, bottom, title)
+    body = x_axis(scale, top, bottom, title)
     for k, strip in enumerate(rows):
         body += _strip(strip, scale, top + row * (k + 0.5))
     said = " · ".join(f"{r.label}: median {number(quartiles(r.values)[1])}, mean {number(r.mean)}" for r in rows)
-    return _svg(width, bottom + 42, f"{title}. {said}", body, "wide")
+    return svg(width, bottom + 42, f"{title}. {said}", body, "wide")
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -295,9 +317,9 @@ def _strip(strip: Strip, scale: Scale, y: float) -> list[str]:
         f'<circle class="dot" cx="{scale(v):.1f}" cy="{y - 24 + 48 * ((i * 0.618034) % 1):.1f}" r="2"/>'
         for i, v in enumerate(sorted(strip.values))
     )
-    body = [_text(4, y + 4, strip.label, "label"), *dots]
-    body += [_rect(low, y - 30, high - low, 60, "box"), _line(middle, y - 30, middle, y + 30, "median")]
-    body += [_line(scale(x), y - 38, scale(x), y + 38, "bound") for x in strip.limits]
+    body = [text_at(4, y + 4, strip.label, "label"), *dots]
+    body += [rect(low, y - 30, high - low, 60, "box"), line(middle, y - 30, middle, y + 30, "median")]
+    body += [line(scale(x), y - 38, scale(x), y + 38, "bound") for x in strip.limits]
     if strip.mean is not None:
         body.append(_mark(scale(strip.mean), y, "inconclusive", 5).replace("o-inconclusive", "mean"))
     return body

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CSS"]
+__all__ = ["COLOURS", "CSS"]
 
 _LIGHT = """
 --bg:#fff;--soft:#f6f8fa;--fg:#1b1f24;--muted:#57606a;--edge:#d0d7de;--link:#0550ae;--tint:#d8eef0;
@@ -17,10 +17,11 @@ _DARK = """
 --was:#12363b;--now:#5a231b;
 """
 
+COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}".replace("\n", "")
+
 CSS = (
-    f":root{{color-scheme:light dark;{_LIGHT}}}"
-    f"@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
-    """
+    COLOURS
+    + """
 *{box-sizing:border-box}
 html{scroll-padding-top:1rem}
 body{margin:0 auto;max-width:1240px;padding:1.5rem 1.25rem 4rem;background:var(--bg);color:var(--fg);

@@ -182,9 +182,6 @@ def slo_n(share: float, rate: float, alpha: float, power: float, tau: float = 1.
     The tau of the run itself will scatter: for .80 the simulated power on queues was .73 to .78.
     Reference: for k = 0, 1, ... the first n at which k over holds, and the chance of at most k there.
     """
-    _check_run(0, 1, tau)
-    _check_share(share)
-    check_alpha(alpha)
     if not 0 <= rate < share or not 0 < power < 1:
         raise ValueError(f"rate = {rate}, power = {power}; expected 0 <= rate < share = {share} and 0 < power < 1")
     k, n = 0, slo_min_n(share, alpha, tau)

@@ -14,7 +14,7 @@ from harness import Claim, at_least, at_most, better_than, evidence, identical, 
 from harness.__main__ import main
 from harness.bounds import Bound
 from harness.planner import GATES, Curve, Design, Needed, Power
-from harness.report.power import picture
+from harness.report.curves import power_curves
 from harness.stats import plan
 
 pytestmark = pytest.mark.selftest
@@ -321,7 +321,9 @@ def test_the_picture_stands_alone(tmp_path, capsys) -> None:
 
 
 def test_nothing_is_drawn_outside_the_picture() -> None:
-    drawn = picture("a, b", (Curve("one", ((1, 0.0), (50, 0.4), (100, 1.0))), Curve("two", ((1, 0.2), (100, 0.9)))), 0.05, "items", 100)
+    drawn = power_curves(
+        "a, b", (Curve("one", ((1, 0.0), (50, 0.4), (100, 1.0))), Curve("two", ((1, 0.2), (100, 0.9)))), 0.05, "items", 100
+    )
     root = ElementTree.fromstring(drawn)
     width, height = float(root.get("width", 0)), float(root.get("height", 0))
     for line in root.iter(f"{SVG}polyline"):
@@ -338,7 +340,7 @@ def test_nothing_is_drawn_outside_the_picture() -> None:
 
 def test_text_is_escaped_and_long_claims_break() -> None:
     hostile = "<script>alert(1)</script>, " + ", ".join(f"condition {i} of the claim" for i in range(8))
-    drawn = picture(hostile, (Curve('"><script>', ((1, 0.1), (10, 0.9))),), 0.05, "items")
+    drawn = power_curves(hostile, (Curve('"><script>', ((1, 0.1), (10, 0.9))),), 0.05, "items")
     assert "<script" not in drawn
     titles = [t.text or "" for t in ElementTree.fromstring(drawn).iter(f"{SVG}text") if t.get("class") == "title"]
     assert len(titles) == 3
