@@ -180,15 +180,16 @@ def slo_n(share: float, rate: float, alpha: float, power: float, tau: float = 1.
     Assumes: tau = ``slo_time`` of a pilot run.
     Fails when: the pilot was too short to see the slow states; read as "from here on": power is a saw-tooth in n.
     The tau of the run itself will scatter: for .80 the simulated power on queues was .73 to .78.
-    Reference: for k = 0, 1, ... the first n at which k over holds, and the chance of at most k there.
+    Reference: the first k with power at the first n at which k over holds; that power rises with k.
     """
     if not 0 <= rate < share or not 0 < power < 1:
         raise ValueError(f"rate = {rate}, power = {power}; expected 0 <= rate < share = {share} and 0 < power < 1")
-    k, n = 0, slo_min_n(share, alpha, tau)
-    while _at_most(k, n, rate, tau) < power:
-        k += 1
-        n = _first(lambda m, k=k: _at_most(k, m, share, tau) <= alpha, n)  # type: ignore[misc]
-    return n
+    least = slo_min_n(share, alpha, tau)
+
+    def held_at(k: int) -> int:
+        return _first(lambda n: _at_most(k, n, share, tau) <= alpha, least)
+
+    return held_at(_first(lambda k: _at_most(k, held_at(k), rate, tau) >= power, 0))
 
 
 def _at_most(k: int, n: int, share: float, tau: float) -> float:

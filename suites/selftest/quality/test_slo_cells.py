@@ -224,7 +224,7 @@ def test_the_cells(effort):
 
 
 def test_held_out_cells(effort):
-    """Queues on which nothing was chosen."""
+    """Queues beside the sixteen, on seeds of their own."""
     queues = HELD_OUT if effort.full else [Queue(1, 0.7), Queue(4, 0.8)]
     replicates = effort.replicates(3000, 60)
     rows = table(queues, replicates, known_limits(effort, "slo_held_out"), "held out")

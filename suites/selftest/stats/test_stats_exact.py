@@ -262,10 +262,16 @@ def test_edges_of_equivalence() -> None:
     for call in (
         lambda: equivalence(0, 0, 0, 0.05),
         lambda: equivalence(1, 1, 5001, 0.05),
-        lambda: equivalence(1, 1, 50, 0.0),
-        lambda: equivalence(1, 1, 50, 1.0),
-        lambda: equivalence(1, 1, 50, -0.05),
         lambda: equivalence(1, 1, 50, 0.05, slack=1.0),
     ):
         with pytest.raises(ValueError, match="expected"):
             call()
+    for margin in (0.0, 1.0, -0.05):
+        with pytest.raises(ValueError, match=f"margin = {margin}, expected 0 < margin < 1; for no margin use mcnemar"):
+            equivalence(1, 1, 50, margin)
+
+
+def test_one_side_without_proof_leaves_equivalence_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = paired.Bracket(0.0, 1.0)
+    monkeypatch.setattr(paired, "_exact_tests", lambda b, c, *rest: paired.ExactTests(unknown, unknown, b < c))
+    assert not equivalence(1, 2, 50, 0.05).monotone

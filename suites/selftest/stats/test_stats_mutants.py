@@ -7,9 +7,12 @@ from fractions import Fraction
 import pytest
 from scipy import stats
 
-from harness.stats import means, paired, special
-from harness.stats.betting import bounded_mean_interval, bounded_mean_tests, first_decision, running_tests
+from harness.stats import changes, means, paired, special
+from harness.stats.betting import betting_log_wealth, betting_p, bounded_mean_interval, bounded_mean_tests, first_decision, running_tests
+from harness.stats.changes import change_points
+from harness.stats.intervals import wilson
 from harness.stats.means import MeanResult, cluster_mean
+from harness.stats.paired import equivalence, newcombe, noninferiority, noninferiority_region
 from harness.stats.permutation import sign_flip
 from harness.stats.ratio import abba, abba_sign_flip, abba_tests, block_log_ratio
 
@@ -136,8 +139,100 @@ def test_interval_and_tests_take_the_same_gap() -> None:
     assert bounded_mean_tests(values, (0.0, 1.0), high, list(range(80)), gap=0.03).p_hold == pytest.approx(0.05, rel=1e-6)
 
 
+@pytest.mark.parametrize("support", [(-math.inf, 1.0), (0.0, math.inf), (0.0, 0.0)])
+def test_a_support_is_finite_and_not_empty(support: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="two finite numbers"):
+        bounded_mean_tests([0.0], support, 0.0, [0])
+
+
+def test_what_a_bet_may_be_told() -> None:
+    assert betting_p([0.1], 1.0, 0.0, 1.0) == 1.0  # with no gap expected the first bet is nothing
+    for x, half_range in ((math.inf, 1.0), (0.1, 0.0)):
+        with pytest.raises(ValueError, match="expected"):
+            betting_p([x], 1.0, 0.1, half_range)
+
+
+BETS = {  # x, lower, gap, half_range
+    "mixed": ([0.3, -0.2, 0.7, 0.1, -0.4, 0.5, 0.6], 0.4, 0.2, 0.55),
+    "equal": ([1.0] * 300, 0.1, 1.0, 0.55),  # the variance comes to rest on its floor
+}
+
+
+@pytest.mark.parametrize("case", BETS)
+def test_bets_do_not_depend_on_the_unit_of_measurement(case: str) -> None:
+    xs, lower, gap, half_range = BETS[case]
+    scaled = betting_log_wealth([8 * x for x in xs], 8 * lower, 8 * gap, 8 * half_range)
+    assert list(scaled) == list(betting_log_wealth(xs, lower, gap, half_range))
+
+
+@pytest.mark.parametrize("case", BETS)
+def test_the_bets_are_those_of_the_docstring(case: str) -> None:
+    xs, lower, gap, half_range = BETS[case]
+    wealth = 1.0
+    for i, x in enumerate(xs):
+        past = xs[:i]
+        m = (gap + sum(past)) / (i + 1)
+        v = (0.1 * half_range**2 + gap**2 + sum(y * y for y in past)) / (i + 1) - m * m
+        wealth *= 1 + x * min(max(m / (max(v, 0.001 * half_range**2) + m * m), 0.0), 0.75 / lower)
+    *_, found = betting_log_wealth(xs, lower, gap, half_range)
+    assert found == pytest.approx(math.log(wealth), rel=1e-12)
+
+
+def test_newcombes_correction_takes_a_small_association_for_none() -> None:
+    """ad - bc = 1 = n/2: phi is 0, and the two Wilson intervals combine as if independent."""
+    low, high = wilson(1, 2, 0.05)
+    assert newcombe(1, 0, 0, 1, 0.05).high == pytest.approx(math.hypot(high - 0.5, 0.5 - low), rel=1e-14)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 1.5])
+def test_equivalence_names_the_margin_it_refuses(margin: float) -> None:
+    with pytest.raises(ValueError, match=f"margin = {margin}, expected"):
+        equivalence(3, 2, 40, margin)
+
+
+def test_a_level_to_decide_at_is_decided_or_met_within_a_millionth() -> None:
+    near = equivalence(5, 4, 100, 0.1, slack=1e-6).p_hold.upper - 5e-7
+    found = equivalence(5, 4, 100, 0.1, decide_at=near).p_hold
+    assert found.lower > near or found.upper <= near or found.upper - found.lower <= 1.01e-6
+
+
+@pytest.mark.parametrize(("n", "delta0", "alpha"), [(5, -0.3, 0.4), (30, 0.1, 0.05), (60, -0.05, 0.025), (120, -0.1, 0.025)])
+def test_the_region_is_the_largest_that_keeps_alpha(n: int, delta0: float, alpha: float) -> None:
+    region = noninferiority_region(n, delta0, alpha)
+    assert (region.n, region.delta0, region.alpha) == (n, delta0, alpha)
+    assert region.size.upper <= alpha
+    outside = [(b, m - b) for m, start in enumerate(region.starts) for b in (start - 1,) if b >= 0]
+    nearest = max(outside, key=lambda table: paired.tango_z(*table, n, delta0))
+    assert noninferiority(*nearest, n, delta0, decide_at=alpha).p_hold.upper > alpha
+
+
+def test_a_region_of_all_tables_has_probability_one() -> None:
+    assert noninferiority(0, 12, 12, -0.1).p_hold.upper == 1.0
+
+
+def test_brackets_shown_are_wider_above_2000_items() -> None:
+    assert [paired._display_slack(n) for n in (2000, 2001)] == [1e-4, 1e-3]
+
+
 def test_polishing_is_newton_with_the_true_slope() -> None:
     """(x - 1)(x - 2)(x - 3)(x - 4): three quadratic steps take an error of .01 below 1e-13."""
     coefficients = [Fraction(c) for c in (1, -10, 35, -50, 24)]
     polished = [paired._polish(coefficients, root + 0.01) for root in (1, 2, 3, 4)]
     assert polished == pytest.approx([1, 2, 3, 4], abs=1e-13)
+
+
+# --- changes --------------------------------------------------------------------------------------
+
+
+def test_each_part_of_a_split_history_is_split_again() -> None:
+    values = [level + (7 * i % 5) / 10 for level in (0, 3, 10, 13) for i in range(12)]
+    assert [change.first for change in change_points(values, 0.05, "s")] == [12, 24, 36]
+
+
+def test_two_runs_on_a_side_may_be_enough() -> None:
+    assert [change.first for change in change_points([0.0, 0.1] + [5.0] * 28, 0.05, "s", shortest=2)] == [2]
+
+
+def test_nothing_can_be_split_where_all_is_equal_or_short() -> None:
+    assert changes._strongest_split([5, 5, 5, 5], 2) == (0.0, 0)
+    assert changes._strongest_split([2, 4, 6], 2) == (0.0, 0)

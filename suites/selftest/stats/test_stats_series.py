@@ -382,6 +382,7 @@ def test_n_for_power_grows_with_the_time(tau):
 
 def test_planning_errors() -> None:
     for call in (
+        lambda: slo_interval(1, 5, 1.0, 0.5), lambda: slo_interval(1, 5, 1.0, 0.0),
         lambda: slo_min_n(0.6, 0.05), lambda: slo_min_n(0.01, 0.5), lambda: slo_min_n(0.01, 0.05, 0.9),
         lambda: slo_n(0.01, 0.01, 0.05, 0.8), lambda: slo_n(0.01, -0.1, 0.05, 0.8), lambda: slo_n(0.01, 0.002, 0.05, 1.0),
         lambda: slo_n(0.01, 0.002, 0.05, 0.0), lambda: slo_n(0.01, 0.002, 0.05, 0.8, 0.5), lambda: slo_n(0.0, 0.0, 0.05, 0.8),
@@ -391,6 +392,13 @@ def test_planning_errors() -> None:
         lambda: quantile_upper_rank(0, 0.5, 0.05), lambda: quantile_upper_rank(10, 1.0, 0.05),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
+            call()
+
+
+@pytest.mark.parametrize("tau", [0.9, math.inf, math.nan])
+def test_planning_needs_a_time(tau):
+    for call in (lambda: slo_min_n(0.01, 0.05, tau), lambda: slo_n(0.01, 0.002, 0.05, 0.8, tau)):
+        with pytest.raises(ValueError, match="1 <= tau < inf"):
             call()
 
 
