@@ -30,6 +30,31 @@ def page() -> str:
     return "\n".join(line for section in _SECTIONS for line in [*section(), ""]).rstrip() + "\n"
 
 
+def summary() -> list[str]:
+    """The table in the README: what goes wrong at most here, and with the usual way on the same data."""
+    sizes = [r for r in rows("ni_size") if int(r["n"]) >= 50]
+    cells, sequential, reruns = [*rows("slo_cells"), *rows("slo_held_out")], rows("sequential_ni"), rows("clustered_reruns")
+    tokens, judges = rows("clustered_coverage"), rows("corrected_coverage")
+    mutants = rows("mutation")
+    body = [
+        (f"a build worse by the margin passes ({len(sizes)} plans, n >= 50, exact)", f"{_most(sizes, 'upper'):.3f}",
+         f"percentile bootstrap {_most(sizes, 'bootstrap'):.2f}, point estimate {_most(sizes, 'tolerance'):.2f}"),
+        (f"a service at its limit passes p99 ({len(cells)} queues)", f"{_most(cells, 'false_ours'):.3f}",
+         f"raw p99 {_most(cells, 'false_raw_p99'):.2f}, independent requests {_most(cells, 'false_binomial'):.2f}"),
+        (f"a false pass when one looks after every item ({len(sequential)} designs)", f"{_most(sequential, 'false_pass'):.3f}",
+         f"fixed-n test {_most(sequential, 'tango_every_item_false_pass'):.2f}"),
+        ("a false gain from items run again", f"{_most(reruns, 'averaged_sign_flip'):.3f}",
+         f"pooled {_most(reruns, 'pooled_mcnemar'):.2f}"),
+        ("95 % interval of a mean over documents misses", f"{1 - min(float(r['cluster_t']) for r in tokens):.3f}",
+         f"by tokens {1 - min(float(r['token_iid']) for r in tokens):.2f}"),
+        (f"95 % interval of a judged difference misses ({len(judges)} cells)", f"{1 - min(float(r['ours_two_sided']) for r in judges):.3f}",
+         f"the judge as it is {1 - min(float(r['raw_judge_two_sided']) for r in judges):.2f}"),
+        (f"a fault in the code that decides goes unseen ({sum(int(r['mutants']) for r in mutants)} mutants)",
+         f"{sum(int(r['survivors']) for r in mutants)}, each with its reason", ""),
+    ]  # fmt: skip
+    return list(table(["what could go wrong", "here, at most", "the usual way"], body))
+
+
 def size_picture() -> str:
     """False passes of the non-inferiority gate and its rivals, for every n up to 500, margin .03."""
     table = [r for r in rows("ni_size") if float(r["margin"]) == 0.03 and int(r["n"]) <= 500]
