@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Literal
 
@@ -40,10 +41,16 @@ def _agreement(claim: Claim, found: agreement.Agreement, method: str, more: dict
     limit = claim.bound.limit
     tests = agreement.agreement_tests(found, limit)
     least = plan.proportion_min_n(limit, claim.level) if limit > 0 else 1
+
+    def needed(power: float) -> int | None:
+        if few or claim.expected is None or found.se == 0:
+            return least if few else None
+        return plan.agreement_n(claim.expected, limit, found.se * math.sqrt(found.n), claim.level, power)
+
     few = f"not even {found.n} units that all agree show it; that takes {least}" if found.n < least else ""
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, found.estimate, found.low, found.high, found.n, method, "asymptotic",
-        {"n": found.n, "se": found.se, "chance": found.chance, **more}, lambda power: least if few else None,
+        {"n": found.n, "se": found.se, "chance": found.chance, **more}, needed,
         wrong_side=wrong_side(claim, found.estimate), unattainable=few,
     ))  # fmt: skip
 

@@ -93,10 +93,16 @@ def _student(
     else:
         direction: means.Direction = "below" if claim.bound.kind == "at_most" else "above"
         tests = means.t_test_p(result.estimate, result.se, result.df, limit, direction)
+
+    def needed(power: float) -> int | None:
+        gap = _expected_gap(claim, told)
+        each = (1 + power) / 2 if claim.bound.kind == "equivalent" else power  # both tests must pass
+        return None if gap is None else max(30, plan.t_n(gap / (result.se * math.sqrt(n)), claim.level, each))
+
     details = {**statistics, "se": result.se, "df": result.df, "skewness": result.skewness, "n": n}
     verdict = settle(claim, Decided(
         tests.p_hold, tests.p_fail, shown(result.estimate), shown(result.low), shown(result.high), n, method, "asymptotic", details,
-        wrong_side=wrong_side(claim, shown(result.estimate)),
+        needed, wrong_side=wrong_side(claim, shown(result.estimate)),
     ))  # fmt: skip
     if not result.guard_ok:
         reason = "few_clusters" if n < 30 else "skewed"
@@ -104,6 +110,17 @@ def _student(
         text = f"{n} {units} with skewness {result.skewness:.2f}; the t interval needs {need}"
         return replace(verdict, outcome="inconclusive", reason=reason, sentence=text, n_needed=need, n_needed_90=None)
     return verdict
+
+
+def _expected_gap(claim: Claim, told: Callable[[float], float]) -> float | None:
+    """How far inside its bound the claim expects the truth, on the scale of the estimate; None if it does not say."""
+    limit, expected = claim.bound.limit, claim.expected
+    if claim.bound.kind in ("non_inferior", "equivalent"):
+        return limit if claim.bound.kind == "equivalent" else limit + (expected or 0.0)
+    if expected is None:
+        return None
+    gap = told(limit) - told(expected)
+    return gap if claim.bound.kind == "at_most" else -gap
 
 
 # --- two arms -----------------------------------------------------------------------------------

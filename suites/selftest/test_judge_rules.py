@@ -341,6 +341,27 @@ def test_a_judge_without_calibration_is_refused_and_a_changed_one_too():
     assert judge(claim, replace(data, conditions={"judge": "abc", "calibration": "abc"})).outcome == "holds"
 
 
+def test_the_n_that_would_do_is_that_of_the_declared_alternative():
+    rng = random.Random(8)
+    drawn = [rng.gauss(0, 0.2) for _ in range(64)]
+    values = [v - sum(drawn) / 64 + 0.53 for v in drawn]  # on the good side, and not far enough
+    rows = measured(tuple(Sample(f"i{i:02d}", v) for i, v in enumerate(values)))
+    near = judge(Claim("m", "t", at_most(0.55), estimand="mean", expected=0.52), rows)
+    assert near.reason == "straddles"
+    sd = near.statistics["se"] * 8
+    assert near.n_needed == pytest.approx((1.6449 + 0.8416) ** 2 * (sd / 0.03) ** 2, rel=0.03)
+    assert near.n_needed < near.n_needed_90
+    assert judge(Claim("m", "t", at_most(0.55), estimand="mean"), rows).n_needed is None
+    assert judge(Claim("m", "t", at_most(0.55), estimand="mean", expected=0.6), rows).n_needed is None  # on the wrong side
+    scores = measured(pairs(*[(v, 0.55) for v in values]))
+    one = judge(Claim("s", "t", non_inferior(0.04), estimand="paired_mean"), scores)
+    both = judge(Claim("s", "t", equivalent(0.04), estimand="paired_mean"), scores)
+    assert 64 < one.n_needed < both.n_needed
+    kappa = judge(Claim("j", "t", at_least(0.5), estimand="kappa", expected=0.7), rated([[30, 10], [8, 32]]))
+    assert kappa.reason == "straddles"
+    assert 80 < kappa.n_needed < kappa.n_needed_90
+
+
 # --- the plan, the clean items, the floor ---------------------------------------------------------
 
 
