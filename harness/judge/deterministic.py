@@ -19,16 +19,16 @@ def exact(claim: Claim, measurement: Measurement) -> Verdict:
     if bound.kind == "identical":
         bad = missing + sum(v != 1 for v in values)
         worst = 1 - bad / len(samples)
-        names = [s.item for s in samples if s.value != 1][:5]
+        breaking = [s.item for s in samples if s.value != 1]
     else:
-        names = [s.item for s in samples if s.value is None or not _inside(bound, s.value)][:5]
+        breaking = [s.item for s in samples if s.value is None or not _inside(bound, s.value)]
         bad = missing + sum(not _inside(bound, v) for v in values)
         worst = (min if bound.kind == "at_least" else max)(values, default=math.inf)
     n = len(samples)
     statistics = {"n": n, "mismatches": bad}
     shown = None if math.isinf(worst) else worst
     if bad:
-        sentence = f"{bad} of {n} rows break {bound}, first: {', '.join(names)}"
+        sentence = f"{bad} of {n} rows break {bound}, first: {', '.join(sorted(breaking)[:5])}"
         return Verdict("fails", "refuted", sentence, shown, n=n, method="exact/1", exactness="exact", statistics=statistics)
     sentence = f"all {n} rows satisfy {bound}; worst {worst:.6g}" if bound.kind != "identical" else f"all {n} rows are as expected"
     return Verdict("holds", "proven", sentence, shown, n=n, method="exact/1", exactness="exact", statistics=statistics)

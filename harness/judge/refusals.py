@@ -52,7 +52,7 @@ def _of_the_rows(claim: Claim, samples: Sequence[Sample], n: int) -> Verdict | N
         return inconclusive("duplicate_rows", f"{len(again)} rows are replicates, first: item {min(again)!r}; one row an item and arm", n)
     broken = [s for s in samples if not _sound(s)]
     if broken:
-        first = broken[0]
+        first = min(broken, key=lambda s: (s.item, s.arm, s.replicate))
         sentence = f"{len(broken)} rows hold no finite number, first: item {first.item!r} = {first.value!r} ({first.status})"
         return inconclusive("non_finite", sentence, n)
     unpaired = _unpaired(samples) if claim.estimand in _PAIRED else []

@@ -100,6 +100,7 @@ def test_total_and_never_holds_on_broken_data(claim, rows):
     )
     if broken or not rows:
         assert verdict.outcome == "inconclusive"
+    assert judge(claim, Measurement("m", tuple(rows[::-1]))) == verdict
     evidence.canonical(evidence.verdict_to_json(verdict))  # finite, so it can be kept
     assert evidence.verdict_from_json(evidence.verdict_to_json(verdict)) == verdict
 
