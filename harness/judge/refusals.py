@@ -55,7 +55,8 @@ def _of_the_rows(claim: Claim, samples: Sequence[Sample], n: int) -> Verdict | N
         first = min(broken, key=lambda s: (s.item, s.arm, s.replicate))
         sentence = f"{len(broken)} rows hold no finite number, first: item {first.item!r} = {first.value!r} ({first.status})"
         return inconclusive("non_finite", sentence, n)
-    unpaired = _unpaired(samples) if claim.estimand in _PAIRED else []
+    labels = claim.estimand == "corrected_difference"  # people's, a matter of its own rule
+    unpaired = _unpaired([s for s in samples if not (labels and s.arm.endswith(":human"))]) if claim.estimand in _PAIRED else []
     if unpaired:
         sentence = f"{len(unpaired)} items are not in both arms: {', '.join(unpaired[:5])}"
         return inconclusive("unpaired_items", sentence, n)
@@ -74,11 +75,10 @@ def _sound(sample: Sample) -> bool:
 
 
 def _unpaired(samples: Iterable[Sample]) -> list[str]:
-    """Items that lack one of the two arms; labels by people ("new:human") are a matter of their own rule."""
+    """Items that lack one of the two arms, or all of them where there is a third."""
     arms: dict[str, set[str]] = {"new": set(), "old": set()}
     for sample in samples:
-        if not sample.arm.endswith(":human"):
-            arms.setdefault(sample.arm, set()).add(sample.item)
+        arms.setdefault(sample.arm, set()).add(sample.item)
     return sorted(set().union(*arms.values()) - (arms["new"] & arms["old"])) if len(arms) == 2 else sorted(set(arms))
 
 

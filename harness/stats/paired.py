@@ -314,7 +314,7 @@ def noninferiority_region(n: int, delta0: float, alpha: float) -> Region:
     z_low, z_high = -1.0, _z(n, 0, n, delta0) + 1.0
     while z_high - z_low > 2e-3:
         middle = (z_low + z_high) / 2
-        if rejects(_starts(n, delta0, middle)):
+        if rejects(_starts(n, delta0, middle - 1e-10)):
             z_high = middle
         else:
             z_low = middle

@@ -333,6 +333,14 @@ def test_a_judge_is_corrected_by_people():
     assert judge(claim, replace(torn, samples=without)).reason == "unpaired_items"
 
 
+def test_labels_by_people_alone_are_no_measurement():
+    row = (Sample("a", 0.0, "new:human"),)
+    for estimand in ("paired_mean", "paired_difference", "corrected_difference"):
+        assert judge(Claim("s", "t", better_than(), estimand=estimand), measured(row)).outcome == "inconclusive"
+    both = (*row, Sample("a", 0.0, "old:human"))
+    assert judge(Claim("s", "t", better_than(), estimand="corrected_difference"), measured(both)).reason == "unpaired_items"
+
+
 def test_a_judge_without_calibration_is_refused_and_a_changed_one_too():
     claim = Claim("p", "t", at_least(0.5))
     data = measured(tuple(Sample(f"i{i}", 1.0) for i in range(100)))

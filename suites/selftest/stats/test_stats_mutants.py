@@ -7,14 +7,17 @@ from fractions import Fraction
 import pytest
 from scipy import stats
 
-from harness.stats import changes, means, paired, special
+from harness.stats import changes, means, paired, plan, special
+from harness.stats.agreement import krippendorff
 from harness.stats.betting import betting_log_wealth, betting_p, bounded_mean_interval, bounded_mean_tests, first_decision, running_tests
 from harness.stats.changes import change_points
+from harness.stats.corrected import lee_interval
 from harness.stats.intervals import wilson
 from harness.stats.means import MeanResult, cluster_mean
-from harness.stats.paired import equivalence, newcombe, noninferiority, noninferiority_region
+from harness.stats.paired import equivalence, newcombe, noninferiority, noninferiority_region, staircase_probability
 from harness.stats.permutation import sign_flip
 from harness.stats.ratio import abba, abba_sign_flip, abba_tests, block_log_ratio
+from harness.stats.series import integrated_time, quantile_ranks
 
 pytestmark = pytest.mark.selftest
 
@@ -69,6 +72,24 @@ def test_the_edges_of_the_domains_are_outside(call) -> None:
         call()
 
 
+def test_certain_events_stay_certain_where_p_is_0_or_1() -> None:
+    for p in (0.0, 0.5, 1.0):
+        assert special.binom_cdf(3, 3, p) == special.binom_cdf(4, 3, p) == special.binom_sf(0, 3, p) == 1.0
+        assert special.binom_pmf(0, 0, p) == 1.0
+        assert special.binom_sf(4, 3, p) == special.binom_cdf(-1, 3, p) == 0.0
+
+
+@pytest.mark.parametrize(("k", "n", "p"), [(190, 200, 0.5), (2, 400, 0.25), (300, 400, 0.375), (60, 60, 0.0009765625)])
+def test_far_tails_keep_their_digits(k: int, n: int, p: float) -> None:
+    """Against sums of fractions, with no absolute tolerance, under which every small number is equal to 0."""
+    x = Fraction(p)
+    beyond = range(k, min(n, k + 120) + 1) if k > n * p else range(max(0, k - 120), k + 1)
+    mass = [math.comb(n, i) * x**i * (1 - x) ** (n - i) for i in beyond]
+    tail = special.binom_sf if k > n * p else special.binom_cdf
+    assert tail(k, n, p) == pytest.approx(float(sum(mass)), rel=1e-11, abs=0)
+    assert special.binom_pmf(k, n, p) == pytest.approx(float(mass[0 if k > n * p else -1]), rel=1e-11, abs=0)
+
+
 def test_quantiles_of_certainty_are_the_ends() -> None:
     assert (special.beta_quantile(0.0, 2, 3), special.beta_quantile(1.0, 2, 3)) == (0.0, 1.0)
 
@@ -99,14 +120,14 @@ def test_stirlings_series_is_exact_to_rounding_from_16_on() -> None:
     for n in (16, 17, 40, 1000):
         with localcontext(prec=60):
             exact = Decimal(math.factorial(n)).ln() - (n + Decimal("0.5")) * Decimal(n).ln() + n - tau.ln() / 2
-        assert special._stirling(n) == pytest.approx(float(exact), rel=1e-15)
+        assert special._stirling(n) == pytest.approx(float(exact), rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("mean", [1000.001, 999.0, 1100.0, 1300.0, 500.0])
 def test_the_deviance_does_not_cancel_near_the_mean(mean: float) -> None:
     with localcontext(prec=60):
         exact = 1000 * (Decimal(1000) / Decimal(mean)).ln() + Decimal(mean) - 1000
-    assert special._deviance(1000, mean) == pytest.approx(float(exact), rel=1e-13)
+    assert special._deviance(1000, mean) == pytest.approx(float(exact), rel=1e-13, abs=0)
 
 
 # --- betting, paired ------------------------------------------------------------------------------
@@ -134,9 +155,10 @@ def test_the_ends_of_the_support_are_no_bounds(u: float) -> None:
 
 
 def test_interval_and_tests_take_the_same_gap() -> None:
-    values = [0.1, 0.3, 0.2, 0.4] * 20
-    high = bounded_mean_interval(values, (0.0, 1.0), 0.05, list(range(80)), gap=0.03).high
-    assert bounded_mean_tests(values, (0.0, 1.0), high, list(range(80)), gap=0.03).p_hold == pytest.approx(0.05, rel=1e-6)
+    values, order = [0.1, 0.3, 0.2, 0.4] * 20, list(range(80))
+    low, high = bounded_mean_interval(values, (0.0, 1.0), 0.05, order, gap=0.03)
+    assert bounded_mean_tests(values, (0.0, 1.0), low, order, gap=0.03).p_fail == pytest.approx(0.05, rel=1e-6)
+    assert bounded_mean_tests(values, (0.0, 1.0), high, order, gap=0.03).p_hold == pytest.approx(0.05, rel=1e-6)
 
 
 @pytest.mark.parametrize("support", [(-math.inf, 1.0), (0.0, math.inf), (0.0, 0.0)])
@@ -214,6 +236,17 @@ def test_brackets_shown_are_wider_above_2000_items() -> None:
     assert [paired._display_slack(n) for n in (2000, 2001)] == [1e-4, 1e-3]
 
 
+@pytest.mark.parametrize("delta0", [-1.0, 1.0, 1.5])
+def test_a_difference_of_one_is_no_margin(delta0: float) -> None:
+    with pytest.raises(ValueError, match="expected -1 < delta0 < 1"):
+        paired.tango_z(2, 1, 5, delta0)
+
+
+def test_cells_may_exceed_one_by_rounding() -> None:
+    probability = staircase_probability([0, 1, 1, 2, 3])
+    assert probability(0.7 + 1e-15, 0.3) == pytest.approx(probability(0.7, 0.3), rel=1e-12)
+
+
 def test_polishing_is_newton_with_the_true_slope() -> None:
     """(x - 1)(x - 2)(x - 3)(x - 4): three quadratic steps take an error of .01 below 1e-13."""
     coefficients = [Fraction(c) for c in (1, -10, 35, -50, 24)]
@@ -236,3 +269,119 @@ def test_two_runs_on_a_side_may_be_enough() -> None:
 def test_nothing_can_be_split_where_all_is_equal_or_short() -> None:
     assert changes._strongest_split([5, 5, 5, 5], 2) == (0.0, 0)
     assert changes._strongest_split([2, 4, 6], 2) == (0.0, 0)
+
+
+# --- series ---------------------------------------------------------------------------------------
+
+
+def test_a_low_quantile_is_bounded_by_the_first_value() -> None:
+    assert quantile_ranks(1, 0.01, 0.05) == (None, 1)
+
+
+def test_the_integrated_time_has_no_unit() -> None:
+    values = [math.sin(i / 5) + (7 * i % 11) / 10 for i in range(200)]
+    for unit in (1e-9, 1e9):
+        assert integrated_time([unit * x for x in values]) == pytest.approx(integrated_time(values), rel=1e-9)
+
+
+# --- agreement, corrected -------------------------------------------------------------------------
+
+
+def test_one_rater_of_three_who_differs_is_a_disagreement() -> None:
+    assert krippendorff([(1, 1, 2)] * 3 + [(2, 2, 3)] * 3 + [(1, 1, 1)], "interval", 0.05).estimate < 1
+
+
+def test_perfect_agreement_has_no_error_and_the_normal_law() -> None:
+    perfect = krippendorff([(1, 1), (2, 2)] * 5, "nominal", 0.05)
+    assert (perfect.estimate, perfect.se, perfect.raised, perfect.df) == (1.0, 0.0, (1.0, 0.0), math.inf)
+
+
+def test_a_judge_at_chance_corrects_nothing() -> None:
+    with pytest.raises(ValueError, match="tpr"):
+        lee_interval(0.5, 50, 0.9, 100, 0.1, 10, 0.05)
+    with pytest.raises(ValueError, match="smoothed sum"):
+        lee_interval(0.5, 50, 0.75, 2, 1 / 3, 6, 0.05)
+
+
+def test_lee_limits_are_rates_even_of_one_item() -> None:
+    low, high = lee_interval(0.0, 1, 1.0, 1, 1.0, 1, 0.05)
+    assert 0 <= low < high <= 1
+    assert lee_interval(1.0, 1000, 0.9, 1000, 0.6, 1000, 0.05) == (1.0, 1.0)
+
+
+# --- plan -----------------------------------------------------------------------------------------
+
+
+def test_no_difference_is_expected_unless_said() -> None:
+    assert plan.ni_power_normal(200, 0.05, 0.1, 0.05) == plan.ni_power_normal(200, 0.05, 0.1, 0.05, 0.0)
+
+
+def test_the_search_for_n_does_not_start_beyond_it() -> None:
+    """psi = 1: all of 8 items, or all but one, show it, and P(Bin(8, .95) >= 7) = .943; 7 items have .95^7 = .698."""
+    assert plan.superiority_n(1.0, 0.9, 0.05, 0.8) == 8
+
+
+def test_one_unit_can_be_enough_where_almost_nothing_is_claimed() -> None:
+    assert plan.proportion_n(0.01, 0.9, 0.05, 0.8, "at_least")[:2] == (1, 1)
+    assert plan.proportion_n(0.5, 1.0, 0.05, 0.8, "at_least")[:2] == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plan.superiority_n(0.1, 0.0, 0.05, 0.8), "d > 0"),
+        (lambda: plan.proportion_n(0.0, 0.5, 0.05, 0.8, "at_least"), "good side"),
+        (lambda: plan.proportion_n(0.5, 0.5, 0.05, 0.8, "at_least"), "good side"),
+        (lambda: plan.proportion_n(0.5, 1.5, 0.05, 0.8, "at_least"), "good side"),
+        (lambda: plan.proportion_min_n(0.0, 0.05), "0 < p0"),
+        (lambda: plan.proportion_power(10, 0.0, 0.5, 0.05, "at_least"), "0 < p0"),
+        (lambda: plan.betting_min_n(0.4, 0.4, (-1, 2), 0.05), "value < u < hi"),
+        (lambda: plan.betting_min_n(0.4, 2.0, (-1, 2), 0.05), "value < u < hi"),
+        (lambda: plan.betting_stops([], [], 1.0, 0.1, 1.0, 0.05, 10, 10, "s"), "sum to 1"),
+        (lambda: plan.ratio_k(0.1, 0.05, 0.05, 0.8, delta1=0.05), "delta1 < log_bound"),
+        (lambda: plan.kappa_spread(0.5, 0.0), "0 < base < 1"),
+        (lambda: plan.kappa_spread(0.5, 1.0), "0 < base < 1"),
+        (lambda: plan.kappa_spread(0.5, 1.5), "0 < base < 1"),
+        (lambda: plan.kappa_spread(-0.5, 0.8), "that it allows"),
+        (lambda: plan.agreement_n(0.5, -1.0, 1.0, 0.05, 0.8), "-1 < bound"),
+        (lambda: plan.agreement_n(0.5, -1.5, 1.0, 0.05, 0.8), "-1 < bound"),
+        (lambda: plan.agreement_n(1.0, 0.5, 1.0, 0.05, 0.8), "truth < 1"),
+        (lambda: plan.agreement_n(1.5, 0.5, 1.0, 0.05, 0.8), "truth < 1"),
+        (lambda: plan.agreement_bound(10, -1.0, 1.0, 0.05, 0.8), "-1 < truth"),
+        (lambda: plan.agreement_bound(10, -1.5, 1.0, 0.05, 0.8), "-1 < truth"),
+        (lambda: plan.agreement_bound(10, 0.5, 0.0, 0.05, 0.8), "spread > 0"),
+        (lambda: plan.corrected_se(10, 10, 0.0, 0.5), "sd > 0"),
+    ],
+)
+def test_plans_name_what_they_cannot_do(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_edges_that_plans_allow() -> None:
+    assert plan.pass_all([0.0, 0.5]) == 0.0
+    assert plan.pass_all([1.0, 1.0]) == 1.0
+    assert plan.corrected_se(0, 2, 1.0, 1.0) == pytest.approx(math.sqrt(0.5))
+    assert plan.mean_n(0.1, 0.0, 0.05, 0.8, noise=(0.1, 0.1)) == plan.mean_n(0.1, 0.2, 0.05, 0.8)
+
+
+def test_equal_units_stop_where_the_capital_says() -> None:
+    for value, u, support, gap in ((0.1, 0.4, (-1.0, 2.0), None), (0.1, 0.4, (-1.0, 2.0), 0.3), (0.2, 0.9, (0.0, 1.5), None)):
+        n = plan.betting_min_n(value, u, support, 1e-4, gap)
+        expected = (u - support[0]) / 2 if gap is None else gap
+        at, before = (betting_p([u - value] * k, support[1] - u, expected, (support[1] - support[0]) / 2) for k in (n, n - 1))
+        assert at <= 1e-4 < before
+
+
+def test_the_power_of_t_in_a_very_large_sample_is_the_normal_one() -> None:
+    expected = float(stats.norm.sf(stats.norm.isf(0.05) - 2))
+    assert plan.t_power(1_000_000, 0.002, 0.05) == pytest.approx(expected, rel=1e-5)
+    assert all(plan.t_power(k, 50.0, 0.05) <= 1 for k in range(2, 60))
+
+
+@pytest.mark.parametrize(("sd", "bound"), [(0.02, 0.05), (0.03, 0.05), (0.04, 0.05), (0.05, 0.05), (0.06, 0.05), (0.3, 0.05)])
+def test_blocks_are_the_fewest_that_do(sd: float, bound: float) -> None:
+    def enough(k: int) -> bool:
+        return k >= (stats.t.isf(0.05, k - 1) + stats.t.ppf(0.8, k - 1)) ** 2 * (sd / bound) ** 2
+
+    assert plan.ratio_k(sd, bound, 0.05, 0.8) == next(k for k in range(4, 1000) if enough(k))
