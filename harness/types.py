@@ -160,8 +160,9 @@ class Measurement:
     """Samples of one metric under stated conditions. Holds no opinion.
 
     ``invalid`` names what makes the whole run void (client-limited, server restarted ...);
-    ``notes`` are remarks that do not. Three conditions are read by the judge: ``look`` (1, 2 ...), which look at
-    growing data this is; ``judge``, the digest of a language model that gave the scores, which then must
+    ``notes`` are remarks that do not. Four conditions are read by the judge: ``look`` (1, 2 ...), which look at
+    growing data this is; ``pool``, all items of a sequential claim that fixes them;
+    ``judge``, the digest of a language model that gave the scores, which then must
     stand in ``calibration`` too; ``reported_se``, the standard error that a tool gave with the scores.
     """
 

@@ -23,9 +23,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.judge import binary, deterministic, raters, runs, scores
-from harness.judge.refusals import refuse, unusable
+from harness.judge.refusals import refuse, sequence, unusable
 from harness.judge.release import Release, release
-from harness.judge.scores import sequence
 from harness.judge.settle import inconclusive, tidy
 from harness.stats import means
 from harness.types import Claim, Control, Measurement, Verdict
@@ -75,10 +74,9 @@ def _decide(claim: Claim, measurement: Measurement) -> Verdict:
     if refusal is not None:
         return replace(refusal, alpha=claim.level, n_unusable=unusable(measurement.samples))
     try:
-        verdict = _RULES[str(claim.estimand)](claim, measurement)
+        verdict = _beside_reported_error(measurement, _RULES[str(claim.estimand)](claim, measurement))
     except (ValueError, OverflowError, ZeroDivisionError) as error:  # total: a domain error is a refusal
         verdict = inconclusive("domain", f"the data lie outside the domain of the rule: {error}", len(measurement.samples))
-    verdict = _beside_reported_error(measurement, verdict)
     if any(x is not None and not math.isfinite(x) for x in (verdict.estimate, verdict.low, verdict.high, verdict.p_hold, verdict.p_fail)):
         verdict = inconclusive("domain", "the values are too large for the rule: a number overflowed", len(measurement.samples))
     return tidy(replace(verdict, alpha=claim.level, n_unusable=unusable(measurement.samples)))
@@ -88,9 +86,10 @@ def _beside_reported_error(measurement: Measurement, verdict: Verdict) -> Verdic
     """Scores that came with a standard error of another tool: one that the rows contradict threefold voids both."""
     reported = measurement.conditions.get("reported_se")
     values = [s.value for s in measurement.samples if s.value is not None]
-    if reported is None or len(values) < 2:
+    units = [s.cluster or s.item for s in measurement.samples if s.value is not None]
+    if reported is None or len(set(units)) < 2:
         return verdict
-    ours = means.cluster_mean(values, [s.cluster or s.item for s in measurement.samples if s.value is not None], verdict.alpha or 0.05).se
+    ours = means.cluster_mean(values, units, 0.05).se
     if isinstance(reported, (int, float)) and ours / 3 <= reported <= 3 * ours:
         return verdict
     sentence = f"the scores came with a standard error of {reported}, the rows give {ours:.3g}: one of them is not what it says"
@@ -105,8 +104,10 @@ def _with_clean_items(claim: Claim, measurement: Measurement, full: Verdict) -> 
 
     Losing items alone must not turn it into a failure, so an undecided clean subset is ``contaminated``.
     """
+    if full.outcome != "holds":
+        return full
     clean = tuple(s for s in measurement.samples if not s.detail.get("contaminated"))
-    if full.outcome != "holds" or len(clean) == len(measurement.samples):
+    if len(clean) == len(measurement.samples):
         return full
     rest = _decide(replace(claim, items="", min_n=1), replace(measurement, samples=clean))
     if rest.outcome == "holds":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from harness.judge.refusals import clustered
 from harness.judge.settle import Decided, inconclusive, settle, wrong_side
 from harness.stats import intervals, paired, plan, special
+from harness.stats.permutation import sign_flip_min_nonzero
 from harness.types import Claim, Measurement, Sample, Verdict
 
 __all__ = ["paired_difference", "proportion"]
@@ -23,18 +23,18 @@ def proportion(claim: Claim, measurement: Measurement) -> Verdict:
     values = _scores(samples)
     if values is None:
         return inconclusive("domain", "a proportion needs values that are 0 or 1", len(samples))
-    # For an upper bound on bad events a failed unit is a bad event; for a lower bound it is a miss.
-    worst = 1 if claim.bound.kind == "at_most" else 0
-    k = sum(worst if v is None else v for v in values)
-    n = len(values)
-    bound = claim.bound
+    # A unit that failed counts against the claim: as an event under an upper bound, as none under a lower one.
+    n, bound = len(values), claim.bound
+    least, most = (sum(worst if v is None else v for v in values) for worst in (0, 1))
+    k = most if bound.kind == "at_most" else least
     above, below = intervals.proportion_tests(k, n, bound.limit)
     p_hold, p_fail = (above, below) if bound.kind != "at_most" else (below, above)
-    if bound.high is not None:
-        high_above, high_below = intervals.proportion_tests(k, n, bound.high)
-        # Either side alone refutes, so each gets half of alpha.
-        p_hold, p_fail = max(above, high_below), min(1.0, 2 * min(below, high_above))
     low, high = intervals.clopper_pearson(k, n, claim.level)
+    if bound.high is not None:
+        high = intervals.clopper_pearson(most, n, claim.level).high
+        # Either side alone refutes, so each gets half of alpha.
+        p_hold = max(above, intervals.proportion_tests(most, n, bound.high)[1])
+        p_fail = min(1.0, 2 * min(intervals.proportion_tests(most, n, bound.limit)[1], intervals.proportion_tests(least, n, bound.high)[0]))
     estimate = k / n
 
     def needed(power: float) -> int | None:
@@ -73,7 +73,7 @@ def paired_difference(claim: Claim, measurement: Measurement) -> Verdict:
 def _superior(claim: Claim, b: int, c: int, n: int, counts: dict[str, Any]) -> Verdict:
     tests = paired.mcnemar(b, c)
     low, high = paired.tango_interval(b, c, n, claim.level)
-    least = math.ceil(-math.log2(claim.level))
+    least = sign_flip_min_nonzero(claim.level)
     few = f"{b + c} discordant items; significance needs at least {least}" if b + c < least else ""
 
     def needed(power: float) -> int | None:

@@ -16,12 +16,14 @@ __all__ = ["alpha", "corrected_difference", "kappa"]
 def kappa(claim: Claim, measurement: Measurement) -> Verdict:
     """Cohen's kappa of two raters. A pair that lacks a label is dropped as a pair, and counted."""
     new, old = ({s.item: s.value for s in measurement.samples if s.arm == arm} for arm in ("new", "old"))
-    pairs = Counter((new[item], old[item]) for item in sorted(new) if new[item] is not None and old[item] is not None)
-    codes = sorted({code for pair in pairs for code in pair if code is not None})
-    if not codes:
+    pairs, dropped = agreement.drop_incomplete([new[item] for item in sorted(new)], [old[item] for item in sorted(new)])
+    if not pairs:
         return inconclusive("no_data", "no item has a label of both raters", 0)
-    found = agreement.cohen_kappa([[pairs[a, b] for b in codes] for a in codes], claim.level)
-    return _agreement(claim, found, "kappa-fisher-z/1", {"dropped": len(new) - found.n})
+    counts, codes = Counter(pairs), sorted({code for pair in pairs for code in pair})
+    found = agreement.cohen_kappa([[counts[a, b] for b in codes] for a in codes], claim.level)
+    constant = agreement.constant_judge([label for _, label in pairs])  # what always giving the commonest label scores
+    agreed = sum(a == b for a, b in pairs) / len(pairs)
+    return _agreement(claim, found, "kappa-raised/1", {"dropped": dropped, "agreed": agreed, "constant_judge": constant})
 
 
 def alpha(claim: Claim, measurement: Measurement) -> Verdict:
@@ -37,8 +39,11 @@ def alpha(claim: Claim, measurement: Measurement) -> Verdict:
     return _agreement(claim, found, "krippendorff-jackknife/1", {"raters": len(raters), "dropped": len(rows) - found.n})
 
 
-def _agreement(claim: Claim, found: agreement.Agreement, method: str, more: dict[str, int]) -> Verdict:
+def _agreement(claim: Claim, found: agreement.Agreement, method: str, more: dict[str, float]) -> Verdict:
     limit = claim.bound.limit
+    if found.n < claim.min_n:
+        sentence = f"{found.n} units with labels enough, the plan asks for {claim.min_n}; {more['dropped']} were dropped"
+        return inconclusive("min_n", sentence, found.n, n_needed=claim.min_n)
     tests = agreement.agreement_tests(found, limit)
     least = plan.proportion_min_n(limit, claim.level) if limit > 0 else 1
 

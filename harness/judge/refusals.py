@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from harness.judge.settle import inconclusive
 from harness.types import Claim, Measurement, Sample, Verdict, items_digest
 
-__all__ = ["clustered", "refuse", "unusable"]
+__all__ = ["clustered", "refuse", "sequence", "unusable"]
 
 _PAIRED = (
     "paired_difference", "paired_mean", "relative_score", "sequential_difference", "corrected_difference", "run_ratio", "kappa",
 )  # fmt: skip
 
 
+# One row an item and arm, items independent: what these cannot average they do not take.
+_ONE_ROW = ("kappa", "corrected_difference")
+_NO_CLUSTERS = ("sequential_difference", "corrected_difference", "kappa", "alpha_nominal", "alpha_ordinal", "alpha_interval")
+
+
 def refuse(claim: Claim, measurement: Measurement) -> Verdict | None:
     """Why these data cannot be judged; None if they can."""
     samples = measurement.samples
-    n = len({s.item for s in samples})
     if not samples:
         return inconclusive("no_data", "nothing was measured; a run without rows can never pass", 0)
+    malformed = [s for s in samples if not _well_formed(s)]
+    if malformed:
+        return inconclusive("domain", f"{len(malformed)} rows are malformed, expected names as text: {malformed[0]!r}"[:300], 0)
+    n = len({s.item for s in samples})
     if measurement.invalid:
         return inconclusive("invalid_run", f"the run is void: {'; '.join(measurement.invalid)}", n)
     return _of_the_plan(claim, measurement, n) or _of_the_rows(claim, samples, n)
@@ -29,10 +37,10 @@ def refuse(claim: Claim, measurement: Measurement) -> Verdict | None:
 
 def _of_the_plan(claim: Claim, measurement: Measurement, n: int) -> Verdict | None:
     conditions = measurement.conditions
-    if claim.items and items_digest(s.item for s in measurement.samples) != claim.items:
+    if claim.items and not _as_planned(claim, measurement):
         return inconclusive("plan_mismatch", f"the {n} items measured are not the ones that the plan fixed", n)
     look = conditions.get("look", 1)
-    if not isinstance(look, int) or look > claim.looks:
+    if not isinstance(look, int) or not 1 <= look <= claim.looks:
         sentence = f"look {look} at growing data, the plan has {claim.looks}; declare looks in the claim, or a sequential estimand"
         return inconclusive("multiple_looks", sentence, n)
     scorer = conditions.get("judge")
@@ -41,13 +49,28 @@ def _of_the_plan(claim: Claim, measurement: Measurement, n: int) -> Verdict | No
     return None
 
 
+def _as_planned(claim: Claim, measurement: Measurement) -> bool:
+    """Whether the items are the planned ones; of a sequential claim the first of them in its order."""
+    items = {s.item for s in measurement.samples}
+    if claim.estimand != "sequential_difference":
+        return items_digest(items) == claim.items
+    pool = measurement.conditions.get("pool", ())
+    known = isinstance(pool, (list, tuple)) and all(isinstance(item, str) for item in pool) and items_digest(pool) == claim.items
+    return known and items == set(sequence(claim, sorted(set(pool)))[: len(items)])
+
+
+def sequence(claim: Claim, items: Sequence[str]) -> list[str]:
+    """The order in which a sequential claim measures its items: by SHA-256 of claim and item, blind to any outcome."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"{claim.id}:{item}".encode("utf-8", "surrogatepass")).digest())
+
+
 def _of_the_rows(claim: Claim, samples: Sequence[Sample], n: int) -> Verdict | None:
     twice = [key for key, count in Counter((s.item, s.arm, s.replicate) for s in samples).items() if count > 1]
     if twice:
         item, arm, replicate = min(twice)
         sentence = f"{len(twice)} rows stand twice, first: item {item!r}, arm {arm!r}, replicate {replicate}"
         return inconclusive("duplicate_rows", sentence, n)
-    again = [s.item for s in samples if s.replicate] if claim.estimand in ("kappa", "corrected_difference") else []
+    again = [s.item for s in samples if s.replicate] if claim.estimand in _ONE_ROW else []
     if again:
         return inconclusive("duplicate_rows", f"{len(again)} rows are replicates, first: item {min(again)!r}; one row an item and arm", n)
     broken = [s for s in samples if not _sound(s)]
@@ -60,18 +83,42 @@ def _of_the_rows(claim: Claim, samples: Sequence[Sample], n: int) -> Verdict | N
     if unpaired:
         sentence = f"{len(unpaired)} items are not in both arms: {', '.join(unpaired[:5])}"
         return inconclusive("unpaired_items", sentence, n)
+    if claim.estimand not in (*_PAIRED, "exact") and len(arms := {s.arm for s in samples}) > 1:
+        return inconclusive("domain", f"one arm is judged, and the rows name {', '.join(sorted(arms))}", n)
+    if claim.estimand in _NO_CLUSTERS and clustered(samples):
+        return inconclusive("clustered", f"{claim.estimand} takes independent items, and a cluster holds several", n)
+    owners = Counter(item for item, _ in {(s.item, s.cluster) for s in samples})
+    torn = [item for item, count in owners.items() if count > 1]
+    if torn:
+        return inconclusive("clustered", f"{len(torn)} items belong to two clusters, first: {min(torn)!r}", n)
+    reference = [s for s in samples if s.arm == "old"]
+    failed = sum(s.status == "error" for s in reference)
+    if claim.estimand in _PAIRED and claim.estimand != "run_ratio" and failed > 0.1 * len(reference):
+        return inconclusive("missing_data", f"the reference itself failed on {failed} of {len(reference)} rows: nothing to compare with", n)
     if n < claim.min_n:
         return inconclusive("min_n", f"{n} units, the plan asks for {claim.min_n}", n, n_needed=claim.min_n)
     return None
 
 
+def _well_formed(sample: Sample) -> bool:
+    names = (sample.item, sample.arm, sample.status)
+    return (
+        all(isinstance(name, str) for name in names)
+        and (sample.cluster is None or isinstance(sample.cluster, str))
+        and isinstance(sample.replicate, int)
+        and isinstance(sample.detail, Mapping)
+    )
+
+
 def _sound(sample: Sample) -> bool:
     """A finite value when ok, none otherwise."""
-    if sample.at is not None and not math.isfinite(sample.at):
+    if not (_finite(sample.weight) and (sample.at is None or _finite(sample.at))):
         return False
-    if sample.status != "ok":
-        return sample.value is None
-    return sample.value is not None and math.isfinite(sample.value) and math.isfinite(sample.weight)
+    return sample.value is None if sample.status != "ok" else _finite(sample.value)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e300  # room for sums and squares of many
 
 
 def _unpaired(samples: Iterable[Sample]) -> list[str]:

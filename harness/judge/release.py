@@ -91,7 +91,9 @@ def _all(family: Family, verdicts: Mapping[str, Verdict], outcomes: Mapping[str,
 
 
 def _p_hold(verdict: Verdict | None) -> float:
-    """The p value of a claim; 1 where its gate may not speak."""
+    """The p value of a claim; 1 where its gate may not speak, 0 where there is no sampling error."""
+    if verdict is not None and verdict.outcome == "holds" and verdict.p_hold is None:
+        return 0.0
     if verdict is None or verdict.p_hold is None or not (verdict.outcome in ("holds", "fails") or verdict.reason == "straddles"):
         return 1.0
     return verdict.p_hold

@@ -55,6 +55,12 @@ def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
     untimed = sum(s.at is None for s in samples)
     if untimed:
         return inconclusive("domain", f"{untimed} requests say not when they were scheduled (Sample.at); a series needs it", len(samples))
+    if 2 * len({s.at for s in samples}) < len(samples):
+        return inconclusive(
+            "degenerate_series", "most requests were scheduled at the same time as another: no order, no queue", len(samples)
+        )
+    if any(s.value is not None and s.value < 0 for s in samples):
+        return inconclusive("domain", "a latency is negative", len(samples))
     ordered = [s.value for s in sorted(samples, key=lambda s: (s.at, s.item))]
     n, k = len(ordered), series.over_limit(ordered, claim.slo)
     try:

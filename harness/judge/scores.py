@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.judge.refusals import unusable
+from harness.judge.refusals import sequence, unusable
 from harness.judge.settle import Decided, inconclusive, settle, two_sided, wrong_side
 from harness.stats import betting, means, plan
 from harness.stats.paired import Tests
-from harness.stats.permutation import sign_flip
+from harness.stats.permutation import sign_flip, sign_flip_min_nonzero
+from harness.stats.special import bisect
 from harness.types import Claim, Measurement, Sample, Verdict
 
-__all__ = ["bounded_mean", "log_ratio", "mean", "paired_mean", "relative_score", "sequence", "sequential_difference"]
+__all__ = ["bounded_mean", "log_ratio", "mean", "paired_mean", "relative_score", "sequential_difference"]
 
 
 # --- one arm ------------------------------------------------------------------------------------
@@ -41,7 +41,8 @@ def bounded_mean(claim: Claim, measurement: Measurement) -> Verdict:
             return None
         sign = 1 if below else -1
         support = (sign * low_end, sign * high_end) if below else (-high_end, -low_end)
-        return plan.betting_min_n(sign * claim.expected, sign * claim.bound.limit, support, claim.level)
+        least = plan.betting_min_n(sign * claim.expected, sign * claim.bound.limit, support, claim.level)
+        return least if least > len(values) else None  # were every unit the same: with fewer it cannot be shown
 
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, estimate, low, high, len(values), "betting-mean/1", "exact",
@@ -129,35 +130,46 @@ def _expected_gap(claim: Claim, told: Callable[[float], float]) -> float | None:
 def paired_mean(claim: Claim, measurement: Measurement) -> Verdict:
     """Section 3.5: replicates are averaged per item, items per cluster; then one difference a unit.
 
-    Superiority by sign flips; a margin by betting if the range of a score is declared, else by guarded t.
+    By betting if the range of a score is declared. Else by Student's t, guarded against skewness; for superiority the
+    sign flips must show it too, which few units can.
     """
     scores = _scores_by_item(claim, measurement.samples)
     if scores is None:
         return _missing(measurement.samples, "rows")
     differences = _per_cluster(measurement.samples, {item: new - old for item, (new, old) in scores.items()})
-    if claim.bound.kind == "better_than" and claim.bound.limit == 0:
-        return _superior(claim, differences)
     if claim.support is not None:
         width = claim.support[1] - claim.support[0]
         return _bet(claim, differences, (-width, width), betting.seeded_order(len(differences), claim.id))
+    if claim.bound.kind == "better_than" and claim.bound.limit == 0:
+        return _superior(claim, differences)
     result = means.cluster_mean(differences, range(len(differences)), claim.level)
     return _student(claim, result, "paired-cluster-t/1", "units", {"mean": result.estimate})
 
 
 def relative_score(claim: Claim, measurement: Measurement) -> Verdict:
-    """Section 3.2, relative margins: the mean of new - r * old lies above 0, by betting; shown on that scale."""
+    """Section 3.2, relative margins: new is at least r times old iff the mean of new - r * old is above 0, by betting."""
     assert claim.support is not None  # the bound checked it
     scores = _scores_by_item(claim, measurement.samples) or {}
-    (low, high), r = claim.support, claim.bound.limit
-    values = _per_cluster(measurement.samples, {item: new - r * old for item, (new, old) in scores.items()})
-    order = betting.seeded_order(len(values), claim.id)
-    support, gap = (low - r * high, high - r * low), abs((claim.expected or 1.0) - r) * (low + high) / 2 or 0.05 * (high - low)
-    tests = betting.bounded_mean_tests(values, support, 0.0, order, gap, direction="above")
-    ends = betting.bounded_mean_interval(values, support, claim.level, order, gap, direction="above")
-    estimate = math.fsum(values) / len(values)
+    (low, high), limit = claim.support, claim.bound.limit
+    by_arm = [_per_cluster(measurement.samples, {item: pair[arm] for item, pair in scores.items()}) for arm in (0, 1)]
+    new, old = (math.fsum(values) / len(values) for values in by_arm)
+    order = betting.seeded_order(len(by_arm[0]), claim.id)
+    gap = abs((claim.expected or 1.0) - limit) * (low + high) / 2 or 0.05 * (high - low)
+
+    def above(r: float) -> Tests:
+        values = [x - r * y for x, y in zip(*by_arm, strict=True)]
+        return betting.bounded_mean_tests(values, (low - r * high, high - r * low), 0.0, order, gap, direction="above")
+
+    if old <= low:
+        return inconclusive("domain", "the reference scores nothing, so that no share of it can be claimed", len(order))
+    tests, ratio = above(limit), new / old
+    # Where the tests stop rejecting, among the ratios that scores in the support can have.
+    ends = max(low / high, 1e-6 * limit) * (1 + 1e-9), min(high / low if low else math.inf, 10 * (limit + ratio)) * (1 - 1e-9)
+    least = bisect(lambda r: above(r).p_hold - claim.level, min(ends[0], ratio), ratio) if new > low else low / high
+    most = bisect(lambda r: above(r).p_fail - claim.level, ratio, max(ends[1], ratio))
     return settle(claim, Decided(
-        tests.p_hold, tests.p_fail, estimate, *ends, len(values), "betting-relative/1", "exact",
-        {"n": len(values), "mean_new": _mean(scores, 0), "mean_old": _mean(scores, 1)}, wrong_side=estimate <= 0,
+        tests.p_hold, tests.p_fail, ratio, least, most, len(order), "betting-relative/1", "exact",
+        {"n": len(order), "mean_new": new, "mean_old": old}, wrong_side=ratio <= limit,
     ))  # fmt: skip
 
 
@@ -182,21 +194,25 @@ def _margin(claim: Claim, width: float) -> tuple[float, float]:
     return u, gap if gap > 0 else 0.05 * width
 
 
-def sequence(claim: Claim, items: Sequence[str]) -> list[str]:
-    """The order in which a sequential claim measures its items: by SHA-256 of claim and item, blind to any outcome."""
-    return sorted(items, key=lambda item: hashlib.sha256(f"{claim.id}:{item}".encode("utf-8", "surrogatepass")).digest())
-
-
 def _superior(claim: Claim, differences: Sequence[float]) -> Verdict:
-    tests = sign_flip(differences, claim.id)
-    n, nonzero = len(differences), sum(d != 0 for d in differences)
-    estimate = math.fsum(differences) / n
-    shown = means.cluster_mean(differences, range(n), claim.level) if n > 1 else None
-    few = f"{nonzero} units differ; significance needs at least {math.ceil(-math.log2(claim.level))}" if 2.0**-nonzero > claim.level else ""
-    return settle(claim, Decided(
-        tests.p_hold, tests.p_fail, estimate, shown.low if shown else estimate, shown.high if shown else estimate, n,
-        "sign-flip/1", "asymptotic", {"n": n, "nonzero": nonzero}, wrong_side=estimate <= 0, unattainable=few,
+    """Sign flips (exact if the arms are exchangeable) and t (right for a mean), both: either alone loses its level on skewed units."""
+    n, nonzero, least = len(differences), sum(d != 0 for d in differences), sign_flip_min_nonzero(claim.level)
+    result = means.cluster_mean(differences, range(n), claim.level)
+    flips = sign_flip(differences, claim.id)
+    student = means.t_test_p(result.estimate, result.se, result.df, 0.0, "above") if result.se > 0 else Tests(1.0, 1.0)
+    few = f"{nonzero} units differ; significance needs at least {least}" if nonzero < least else ""
+    if result.se == 0 and not few:
+        return inconclusive("zero_variance", "all units agree exactly: a zero-width interval never decides; declare the support", n)
+    verdict = settle(claim, Decided(
+        max(flips.p_hold, student.p_hold), max(flips.p_fail, student.p_fail), result.estimate, result.low, result.high, n,
+        "sign-flip-and-t/1", "asymptotic", {"n": n, "nonzero": nonzero, "p_sign_flip": flips.p_hold, "skewness": result.skewness},
+        wrong_side=result.estimate <= 0, unattainable=few,
     ))  # fmt: skip
+    need = math.ceil(121 * result.skewness**2)
+    if need > n and not few:
+        text = f"{n} units with skewness {result.skewness:.2f}; a mean needs {need} of them, or a declared support"
+        return replace(verdict, outcome="inconclusive", reason="skewed", sentence=text, n_needed=need, n_needed_90=None)
+    return verdict
 
 
 def _bet(
@@ -225,13 +241,11 @@ def _scores_by_item(claim: Claim, samples: Sequence[Sample]) -> dict[str, tuple[
         value = worst if s.value is None else s.value
         if value is None:
             return None
+        if claim.support is not None and not claim.support[0] <= value <= claim.support[1]:
+            raise ValueError(f"item {s.item!r} scores {value}, expected a score within the support {claim.support}")
         arms[s.arm].setdefault(s.item, []).append(value)
     new, old = arms["new"], arms["old"]
     return {item: (math.fsum(new[item]) / len(new[item]), math.fsum(old[item]) / len(old[item])) for item in new}
-
-
-def _mean(scores: Mapping[str, tuple[float, float]], arm: int) -> float:
-    return math.fsum(pair[arm] for pair in scores.values()) / len(scores)
 
 
 def _cluster_means(samples: Sequence[Sample], worst: float) -> list[float]:

@@ -63,7 +63,7 @@ def _ask(needed: tuple[int | None, int | None], n: int) -> str:
     if needed[0] is None:
         return ""
     if max(m for m in needed if m is not None) <= n:
-        return f"; where the declared alternative is true n = {needed[0]} decides, so more items may not: the truth lies near the bound"
+        return f"; n = {needed[0]} has power .80 where the declared alternative is true, so the truth may lie nearer to the bound"
     return f"; n = {needed[0]} would settle it" + (f" with power .80, {needed[1]} with .90" if needed[1] else "")
 
 

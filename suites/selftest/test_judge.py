@@ -171,7 +171,7 @@ def test_an_n_that_is_there_already_is_not_asked_for():
     verdict = judge(Claim("d", "t", non_inferior(0.05)), paired(13, 40, 560))
     assert verdict.outcome == "inconclusive"
     assert verdict.n_needed < 560
-    assert "the truth lies near the bound" in verdict.sentence
+    assert "the truth may lie nearer to the bound" in verdict.sentence
 
 
 def test_an_unpaired_reading_of_paired_data_would_pass():

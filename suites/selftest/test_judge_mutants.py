@@ -215,8 +215,10 @@ def test_paired_means() -> None:
     differences = [x - y for x, y in zip(new, old, strict=True)]
     found = means.cluster_mean(differences, range(64), 0.025)
     verdict = judge(Claim("s", "t", better_than(), estimand="paired_mean"), arms(new, old))
-    statistics = {"n": 64, "nonzero": 64}
-    carries(verdict, found[2:4], permutation.sign_flip(differences, "s"), found.estimate, 64, "sign-flip/1", "asymptotic", statistics)
+    flips, student = permutation.sign_flip(differences, "s"), means.t_test_p(found.estimate, found.se, 63, 0.0, "above")
+    statistics = {"n": 64, "nonzero": 64, "p_sign_flip": flips.p_hold, "skewness": found.skewness}
+    tests = (max(flips.p_hold, student.p_hold), max(flips.p_fail, student.p_fail))
+    carries(verdict, found[2:4], tests, found.estimate, 64, "sign-flip-and-t/1", "asymptotic", statistics)
     found = means.cluster_mean(differences, range(64), 0.05)
     tests = means.t_test_p(found.estimate, found.se, 63, -0.1, "above")
     verdict = judge(NI_MEAN, arms(new, old))
@@ -235,10 +237,11 @@ def test_agreement() -> None:
     new = [x if rng.random() < 0.85 else 1 - x for x in old]
     table = [[sum((a, b) == (x, y) for a, b in zip(new, old, strict=True)) for y in (0.0, 1.0)] for x in (0.0, 1.0)]
     found = agreement.cohen_kappa(table, 0.05)
-    statistics = {"n": 90, "se": found.se, "chance": found.chance, "dropped": 0}
+    agreed, commonest = sum(x == y for x, y in zip(new, old, strict=True)) / 90, max(old.count(0.0), old.count(1.0)) / 90
+    statistics = {"n": 90, "se": found.se, "chance": found.chance, "dropped": 0, "agreed": agreed, "constant_judge": commonest}
     verdict = judge(KAPPA, arms(new, old))
     tests = agreement.agreement_tests(found, 0.4)
-    carries(verdict, (found.low, found.high), tests, found.estimate, 90, "kappa-fisher-z/1", "asymptotic", statistics)
+    carries(verdict, (found.low, found.high), tests, found.estimate, 90, "kappa-raised/1", "asymptotic", statistics)
     rows = [Sample(f"i{i:04d}", x, replicate=r) for r, values in enumerate((new, old)) for i, x in enumerate(values)]
     found = agreement.krippendorff(list(zip(new, old, strict=True)), "nominal", 0.05)
     statistics = {"n": 90, "se": found.se, "chance": found.chance, "dropped": 0, "raters": 2}
@@ -272,8 +275,10 @@ def test_proportion() -> None:
     verdict = judge(SHARE, units(*values))
     interval, tests = intervals.clopper_pearson(90, 100, 0.05), intervals.proportion_tests(90, 100, 0.8)
     carries(verdict, interval, tests, 0.9, 100, "clopper-pearson/1", "exact", {"k": 90, "n": 100})
-    (above, below), (high_above, high_below) = (intervals.proportion_tests(90, 100, p) for p in (0.8, 0.95))
-    tests = (max(above, high_below), min(1.0, 2 * min(below, high_above)))
+    # the unit that failed is taken as either, whichever is worse
+    p_hold = max(intervals.proportion_tests(90, 100, 0.8)[0], intervals.proportion_tests(91, 100, 0.95)[1])
+    tests = (p_hold, min(1.0, 2 * min(intervals.proportion_tests(91, 100, 0.8)[1], intervals.proportion_tests(90, 100, 0.95)[0])))
+    interval = (interval.low, intervals.clopper_pearson(91, 100, 0.05).high)
     carries(
         judge(Claim("w", "t", within(0.8, 0.95)), units(*values)),
         interval,
@@ -491,7 +496,8 @@ def test_a_gain_exactly_at_its_level_counts() -> None:
     family = (Family("gain", "any", ("a",)),)
     assert release(family, {"a": shown("holds", 0.025)}).outcome == "holds"
     assert release(family, {"a": shown("inconclusive", 0.025, "control_failed")}).outcome == "inconclusive"
-    assert release(family, {"a": replace(shown("holds", 0.01), p_hold=None)}).outcome == "inconclusive"
+    assert release(family, {"a": replace(shown("holds", 0.01), p_hold=None)}).outcome == "holds"  # no sampling error
+    assert release(family, {"a": replace(shown("fails", 0.99), p_hold=None)}).outcome == "inconclusive"
 
 
 # --- the n that would do --------------------------------------------------------------------------
@@ -507,19 +513,27 @@ def test_n_needed_for_runs_is_that_of_the_declared_ratio() -> None:
 
 
 def test_relative_score() -> None:
+    """The limits are the ratios at which the tests of new - r old stop rejecting."""
     rng = random.Random(12)
     old = [0.4 + 0.5 * rng.random() for _ in range(60)]
     new = [x - 0.05 + 0.1 * rng.random() for x in old]
+    order = betting.seeded_order(60, "q")
     for support, expected, r in (((0.0, 1.0), None, 0.9), ((0.2, 1.2), 0.98, 0.95), ((0.0, 1.0), None, 1.0)):
         claim = Claim("q", "t", at_least(r), estimand="relative_score", support=support, expected=expected)
-        values = [x - r * y for x, y in zip(new, old, strict=True)]
-        span = (support[0] - r * support[1], support[1] - r * support[0])
         gap = abs((expected or 1.0) - r) * sum(support) / 2 or 0.05
-        order = betting.seeded_order(60, "q")
-        tests = betting.bounded_mean_tests(values, span, 0.0, order, gap, direction="above")
-        interval = betting.bounded_mean_interval(values, span, 0.05, order, gap, direction="above")
+
+        def above(ratio: float, support=support, gap=gap):
+            span = (support[0] - ratio * support[1], support[1] - ratio * support[0])
+            values = [x - ratio * y for x, y in zip(new, old, strict=True)]
+            return betting.bounded_mean_tests(values, span, 0.0, order, gap, direction="above")
+
+        verdict = judge(claim, arms(new, old))
         statistics = {"n": 60, "mean_new": math.fsum(new) / 60, "mean_old": math.fsum(old) / 60}
-        carries(judge(claim, arms(new, old)), interval, tests, math.fsum(values) / 60, 60, "betting-relative/1", "exact", statistics)
+        carries(
+            verdict, (verdict.low, verdict.high), above(r), math.fsum(new) / math.fsum(old), 60, "betting-relative/1", "exact", statistics
+        )
+        assert above(verdict.low).p_hold == pytest.approx(0.05, abs=1e-6)
+        assert above(verdict.high).p_fail == pytest.approx(0.05, abs=1e-6)
 
 
 def test_labels_without_a_value_are_counted() -> None:
