@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -142,14 +143,23 @@ def rows_to_text(samples: Iterable[Sample]) -> str:
     """One JSON object a line, fields at their default left out."""
     lines = []
     for sample in samples:
-        row = {key: value for key in _ROW if (value := getattr(sample, key)) != _ROW_DEFAULTS.get(key, ...)}
+        row = {key: _kept(value) for key in _ROW if (value := getattr(sample, key)) != _ROW_DEFAULTS.get(key, ...)}
         lines.append(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
     return "".join(line + "\n" for line in lines)
 
 
 def rows_from_text(text: str) -> tuple[Sample, ...]:
     """The samples of a sidecar. Lines end with a line feed alone: model text may hold other breaks."""
-    return tuple(Sample(**json.loads(line)) for line in text.split("\n") if line)
+    return tuple(Sample(**_told(json.loads(line))) for line in text.split("\n") if line)
+
+
+def _kept(value: Any) -> Any:
+    """A number that JSON does not know is kept as its name: the judge refuses it, and the row must show why."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: float(value) if key in ("value", "weight", "at") and isinstance(value, str) else value for key, value in row.items()}
 
 
 def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One claim over many runs: its estimates in order of time, and where they changed.
 
 A slow drift is small from run to run, so that no pair of runs shows it; a history does. Only sealed runs whose
-seal is intact count, of tier full, on the golden sets of the newest of them; what is left out is named.
+seal is intact count, each once, of tier full, of the lifecycle and on the golden sets of the newest of them; of a claim,
+only what was measured as the newest run does. What is left out is named.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from harness import evidence
 from harness.errors import HarnessError
-from harness.recheck import seal_problems
+from harness.recheck import seal_of
 from harness.stats.changes import Change, change_points
 
 __all__ = ["History", "Point", "histories", "lines"]
@@ -48,13 +49,19 @@ def histories(runs: Sequence[Path], claims: Sequence[str] = (), alpha: float = 0
     """
     kept, left_out = _usable(runs)
     found: dict[str, list[Point]] = {}
-    for finished, run in kept:
+    measured_as: dict[str, tuple[str, str]] = {}
+    for finished, run in reversed(kept):  # the newest says what is measured
         for path in sorted((run / "evidence").glob("*.json")):
             record = evidence.read_json(path)
-            name, verdict = record["claim"]["id"], record["verdict"]
+            name, verdict, kind = record["claim"]["id"], record["verdict"], record["claim"]["estimand"]
             wanted = not claims or name.startswith(tuple(claims))
-            if wanted and record["claim"]["estimand"] != "exact" and verdict["estimate"] is not None:
-                found.setdefault(name, []).append(Point(run.name, finished, verdict["outcome"], verdict["estimate"]))
+            if not wanted or kind == "exact" or verdict["estimate"] is None:
+                continue
+            how = (kind, (record["measurement"] or {}).get("metric", ""))
+            if measured_as.setdefault(name, how) != how:
+                left_out.append(f"{run}: {name} was measured as {' of '.join(how)}, now {' of '.join(measured_as[name])}")
+                continue
+            found.setdefault(name, []).insert(0, Point(run.name, finished, verdict["outcome"], verdict["estimate"]))
     long = sum(len(points) >= 2 * SHORTEST for points in found.values())
     return [History(name, tuple(points), _changes(name, points, alpha, long)) for name, points in sorted(found.items())], left_out
 
@@ -63,22 +70,26 @@ def _usable(runs: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[str]]:
     """Runs that may stand side by side, oldest first."""
     kept: list[tuple[str, Path, Any]] = []
     left_out = []
+    seen: dict[str, Path] = {}
     for run in runs:
         try:
-            problems = seal_problems(run)
+            seal, problems = seal_of(run)
             plan, facts = evidence.read_json(run / evidence.PLAN), evidence.read_json(run / "run.json")
             if problems:
                 left_out.append(f"{run}: its seal is broken: {problems[0]}")
             elif plan["tier"] == "smoke":
                 left_out.append(f"{run}: tier smoke, a subset")
+            elif seal in seen:
+                left_out.append(f"{run}: the same run as {seen[seal]}")
             else:
-                kept.append((facts["finished"], run, plan["golden"]))
+                seen[seal] = run
+                kept.append((facts["finished"], run, (plan["lifecycle"], plan["golden"])))
         except (HarnessError, KeyError, TypeError) as error:
             left_out.append(f"{run}: not a finished run ({error})")
     kept.sort(key=lambda entry: (entry[0], entry[1].name))
     newest = kept[-1][2] if kept else None
-    left_out += [f"{run}: measured on other golden sets than the newest run" for _, run, golden in kept if golden != newest]
-    return [(finished, run) for finished, run, golden in kept if golden == newest], left_out
+    left_out += [f"{run}: of another lifecycle, or on other golden sets, than the newest run" for _, run, of in kept if of != newest]
+    return [(finished, run) for finished, run, of in kept if of == newest], left_out
 
 
 def _changes(name: str, points: Sequence[Point], alpha: float, histories: int) -> tuple[Change, ...] | None:

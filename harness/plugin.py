@@ -37,6 +37,7 @@ EXIT_NOT_EVALUATED = 8
 _PROPERTY = "harness"
 _CLAIM = pytest.StashKey["ClaimHandle"]()
 _RUN = pytest.StashKey["Run"]()
+_LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
 
 
 class NotEvaluated(pytest.skip.Exception):  # type: ignore[misc,name-defined] # pytest does not type it as a class
@@ -55,6 +56,7 @@ class Run:
     plan_digest: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # claims that the lifecycle file names and no test makes
+    left_out: tuple[str, ...] = ()  # claims that were collected and deselected
 
 
 # --- options ----------------------------------------------------------------------------------
@@ -135,6 +137,13 @@ def _claim_of(item: pytest.Item) -> Claim | None:
     return made
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Remembers what was left out: a release without some of its claims is no release."""
+    for item in items:
+        if item.get_closest_marker("claim") is not None:
+            item.config.stash.setdefault(_LEFT_OUT, []).append(item)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the terminal asks what to say of the collection
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fixes what will be claimed, and seals it before anything is measured."""
@@ -166,6 +175,8 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
         item.stash[_CLAIM] = handle
     known = {name for claim_id in handles for name in (claim_id, claim_id.partition("[")[0])}
     run.unused = tuple(sorted(set(settings.claims) - known))
+    left_out = {claim.id for item in config.stash.get(_LEFT_OUT, []) if (claim := _claim_of(item)) is not None}
+    run.left_out = tuple(sorted(left_out - set(handles)))
     run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
     config.stash[_RUN] = run
     if not run.worker:
@@ -202,7 +213,9 @@ def _releases(run: Run, claim_ids: list[str]) -> dict[str, Any]:
     """Which families of claims each build must show; none at tier smoke, which proves nothing."""
     if run.tier == "smoke":
         return {}
-    return {build: [asdict(family) for family in families] for build, families in run.settings.releases(claim_ids).items()}
+    families = run.settings.releases(sorted({*claim_ids, *run.left_out}))
+    planned = {build: found for build, found in families.items() if {c for f in found for c in f.claims} & set(claim_ids)}
+    return {build: [asdict(family) for family in found] for build, found in planned.items()}
 
 
 def _scorer_digests() -> dict[str, str]:
@@ -471,6 +484,7 @@ class Closing:
     records: tuple[dict[str, Any], ...]
     releases: dict[str, Any]  # by build
     lost: tuple[str, ...]  # planned, but without evidence
+    unheeded: tuple[str, ...]  # not fulfilled, though pytest would have ended with 0
     absent: tuple[str, ...]  # needs that were missing and not allowed to be
 
 
@@ -487,8 +501,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
         return
     closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus))
     config.stash[_CLOSING] = closing
-    if int(exitstatus) == 0 and (closing.lost or closing.absent):
-        session.exitstatus = 1 if closing.lost else EXIT_NOT_EVALUATED
+    if int(exitstatus) == 0 and (closing.lost or closing.unheeded or closing.absent):
+        session.exitstatus = 1 if closing.lost or closing.unheeded else EXIT_NOT_EVALUATED
 
 
 def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
@@ -500,7 +514,9 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
     lost = sorted({c["claim"]["id"] for c in plan["claims"]} - {r["claim"]["id"] for r in records})
     needs = {r["verdict"]["reason"].partition(":")[2] for r in records if r["verdict"]["outcome"] == "not_evaluated"}
     absent = tuple(sorted(needs - allowed))
-    status = exitstatus or (1 if lost else EXIT_NOT_EVALUATED if absent else 0)
+    # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
+    unheeded = [] if exitstatus else [r["claim"]["id"] for r in records if _unheeded(r)]
+    status = exitstatus or (1 if lost or unheeded else EXIT_NOT_EVALUATED if absent else 0)
     facts = {
         "exit_status": status,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -512,7 +528,16 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
     if released:
         evidence.write_atomic(folder / evidence.RELEASE, evidence.canonical(released))
     report.write(folder)
-    return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, tuple(lost), absent)
+    return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, tuple(lost), tuple(unheeded), absent)
+
+
+def _unheeded(record: dict[str, Any]) -> bool:
+    """Whether a claim did not come to what was expected of it, in a way that must not end with 0."""
+    verdict, expected = record["verdict"], record["notes"].get("expect", "holds")
+    if verdict["outcome"] in ("holds", "fails"):
+        return bool(verdict["outcome"] != expected)
+    smoke = record["tier"] == "smoke" and verdict["reason"] != "control_failed"
+    return verdict["outcome"] == "error" or (verdict["outcome"] == "inconclusive" and not smoke)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -532,6 +557,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         out.write_line(report.release_line(build, said), bold=True, **colour)
     for name in closing.lost:
         out.write_line(f"lost           {name}: planned, but it left no evidence (crashed, or cut short before it ran)", red=True)
+    for name in closing.unheeded:
+        out.write_line(f"unheeded       {name}: its evidence does not say what its test reported; the exit status is 1", red=True)
     for need in closing.absent:
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):

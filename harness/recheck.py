@@ -25,7 +25,7 @@ from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
 from harness.types import Control, Family, Measurement, Verdict
 
-__all__ = ["Report", "recheck", "releases", "seal_problems"]
+__all__ = ["Report", "recheck", "releases", "seal_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,10 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
 
 
-def seal_problems(run: Path) -> list[str]:
-    """What is wrong with the seal of ``run``; nothing is derived again."""
+def seal_of(run: Path) -> tuple[str, list[str]]:
+    """The seal of ``run`` and what is wrong with it; nothing is derived again."""
     problems: list[str] = []
-    _check_seal(run, problems)
-    return problems
+    return _check_seal(run, problems), problems
 
 
 def releases(plan: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:

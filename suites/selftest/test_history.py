@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import pytest
 
@@ -19,7 +20,12 @@ CLAIMS = ("Q1.rate[a]", "Q1.rate[b]")
 def make(folder, number: int, rates: dict[str, float], *, tier: str = "full", golden: str = "g1", finished: bool = True):
     run, rng = folder / f"run-{number:03d}", random.Random(number)
     claims = {name: Claim(name, "t", at_least(0.5)) for name in rates}
-    plan = {"tier": tier, "golden": {"set": golden}, "claims": [{"claim": evidence.claim_to_json(c)} for c in claims.values()]}
+    plan = {
+        "tier": tier,
+        "lifecycle": "l",
+        "golden": {"set": golden},
+        "claims": [{"claim": evidence.claim_to_json(c)} for c in claims.values()],
+    }
     digest = evidence.seal_plan(run, plan)
     for name, claim in claims.items():
         rows = tuple(Sample(f"i{i:03d}", float(rng.random() < rates[name])) for i in range(200))
@@ -67,11 +73,25 @@ def test_what_must_not_stand_beside_the_rest_is_named(runs, tmp_path):
     changed = make(tmp_path, 5, {CLAIMS[0]: 0.9})
     (changed / "run.json").write_text("{}")
     other = make(tmp_path, 0, {CLAIMS[0]: 0.9}, golden="g0")
-    found, left_out = histories([*good, smoke, torn, changed, other, tmp_path / "nowhere"])
+    twice = shutil.copytree(good[0], tmp_path / "copy")
+    found, left_out = histories([*good, twice, good[1], smoke, torn, changed, other, tmp_path / "nowhere"])
     assert [len(h.points) for h in found] == [2]
     said = "\n".join(left_out)
     assert [word in said for word in ("smoke", "not a finished run", "seal is broken", "other golden sets", "nowhere")] == [True] * 5
-    assert len(left_out) == 5
+    assert said.count("the same run as") == 2
+    assert len(left_out) == 7
+
+
+def test_what_is_measured_otherwise_is_not_joined(tmp_path):
+    runs = [make(tmp_path, i, {CLAIMS[0]: 0.9}) for i in range(3)]
+    path = evidence.evidence_path(runs[0], CLAIMS[0])
+    record = evidence.read_json(path)
+    record["measurement"]["metric"] = "another"
+    path.write_bytes(evidence.canonical(record))
+    evidence.seal_bundle(runs[0])
+    found, left_out = histories(runs)
+    assert [p.run for p in found[0].points] == [run.name for run in runs[1:]]
+    assert "another" in left_out[0]
 
 
 def test_the_verb(runs, capsys):

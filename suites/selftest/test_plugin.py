@@ -97,6 +97,28 @@ def test_each_row_of_the_table(project, name, tier, outcome, word, status):
 
 
 @WORKERS
+@pytest.mark.parametrize(
+    "body", ["try:\n        claim.check(rate(50, 100))\n    except BaseException:\n        pass", "marked"], ids=["caught", "xfail"]
+)
+def test_the_evidence_decides_not_what_the_test_made_of_it(project, body, workers):
+    mark = "" if body.startswith("try") else "@pytest.mark.xfail\n"
+    code = body if mark == "" else "claim.check(rate(50, 100))"
+    project.makepyfile(test_claims=f"{HEAD}\n{mark}@claims('c')\ndef test_c(claim):\n    {code}\n")
+    result = project.runpytest_subprocess(*workers)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["unheeded * c: *"])
+    assert recheck(the_run(project)).problems == ()
+
+
+def test_a_score_that_is_no_number_is_refused_and_kept(project):
+    rows = "Measurement('m', (Sample('a', float('nan')), Sample('b', 1.0, at=float('inf'))))"
+    project.makepyfile(test_claims=f"{HEAD}\n@claims('c')\ndef test_c(claim):\n    claim.check({rows})\n")
+    assert project.runpytest_subprocess().ret == 1
+    assert verdicts(the_run(project))["c"]["reason"] == "non_finite"
+    assert recheck(the_run(project)).problems == ()
+
+
+@WORKERS
 def test_all_rows_together(project, workers):
     names = [name for name in BODIES if name != "twice"]
     write(project, *names)

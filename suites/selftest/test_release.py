@@ -248,6 +248,13 @@ def test_a_part_of_the_claims_is_no_release(project):
     result.stdout.fnmatch_lines(["not_evaluated * release a *Q2.kld*"])
 
 
+def test_a_deselected_claim_is_missed_even_if_others_of_its_name_ran(project):
+    """Leaving out just the claim that is not fulfilled must not clear the build."""
+    result = project.runpytest_subprocess("--lifecycle", "lifecycle.toml", "--run-dir", "run", "-k", "not (test_rate and b)")
+    result.stdout.fnmatch_lines(["holds * release a *", "not_evaluated * release b *Q1.rate?b?*"])
+    assert recheck(project.path / "run").problems == ()
+
+
 def test_smoke_releases_nothing(project):
     project.runpytest_subprocess("--lifecycle", "lifecycle.toml", "--run-dir", "run", "--tier", "smoke")
     assert not (project.path / "run" / "release.json").exists()
