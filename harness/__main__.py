@@ -216,6 +216,8 @@ def _plan(args: argparse.Namespace) -> int:
         if args.run is not None:
             return _plan_run(args.run, args.n)
         gate = args.gate or ("non-inferior" if args.margin is not None else None)
+        if gate is None and (args.n is not None or args.picture is not None):
+            raise HarnessError("plan: --n and --picture are about one gate; name it, like: python -m harness plan non-inferior --n 300")
         return _plan_sets(args) if gate is None else _plan_gate(gate, args)
     except ValueError as error:
         raise HarnessError(f"plan: {error}") from error
@@ -231,11 +233,13 @@ def _plan_gate(gate: str, args: argparse.Namespace) -> int:
     for line in planner.gate_lines(found, args.n):  # some lines take seconds: each is shown when it is known
         print(line, flush=True)
     if args.picture is not None:
-        from harness import evidence
         from harness.report import curves
 
         drawn = curves.power_curves(found.claim.rstrip(":"), planner.curves(found, args.n), found.alpha, found.unit, args.n)
-        evidence.write_atomic(args.picture, drawn.encode())
+        try:
+            args.picture.write_text(drawn, encoding="utf-8")
+        except OSError as error:
+            raise HarnessError(f"plan: cannot draw {args.picture}: {error}") from error
         print(args.picture)
     return 0
 

@@ -159,7 +159,7 @@ def load(path: Path) -> Settings:
     reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims", "release"], "the file")
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
     quant = reader.table(data, "quant", {"reference": str, "builds": list, "sets": list, "texts": str})
-    for key in ("reference", "builds", "sets", "texts"):
+    for key in ("reference", "builds", "sets", "texts") if quant else ():
         if key not in quant:
             raise ConfigError(f"{path}: [quant] lacks {key!r}")
     subjects = data.get("subjects", {})
@@ -173,16 +173,16 @@ def load(path: Path) -> Settings:
         root=root,
         golden=root / head.get("golden", "golden"),
         subjects={spec.name: spec for spec in specs},
-        reference=quant["reference"],
-        builds=tuple(quant["builds"]),
-        sets=tuple(quant["sets"]),
-        texts=quant["texts"],
+        reference=quant.get("reference", ""),
+        builds=tuple(quant.get("builds", ())),
+        sets=tuple(quant.get("sets", ())),
+        texts=quant.get("texts", ""),
         recipes=data.get("recipes", {}),
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),
         release=_release(reader, data),
     )
-    for name in (settings.reference, *settings.builds):
+    for name in (settings.reference, *settings.builds) if quant else ():
         if name not in settings.subjects:
             raise ConfigError(f"{path}: [quant] names the subject {name!r}; {nearest(name, list(settings.subjects))}")
     return settings

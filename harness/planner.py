@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -211,9 +211,28 @@ def gate(design: Design) -> Gate:
     """The gate that ``design`` names. Raises ValueError with what was found and expected."""
     if design.gate not in GATES:
         raise ValueError(f"gate {design.gate!r}, expected one of {', '.join(GATES)}")
-    if not 1 <= len(design.psi) <= 6:
-        raise ValueError(f"{len(design.psi)} values of psi, expected one to six")
+    _check(design)
     return GATES[design.gate](design)
+
+
+def _check(design: Design) -> None:
+    """Raises ValueError for numbers that no gate can take, and for those that this one does not use."""
+    if not (1 <= len(design.psi) <= 6 and all(0 < psi <= 1 for psi in design.psi)):
+        raise ValueError(f"psi = {', '.join(f'{psi:g}' for psi in design.psi)}; expected one to six shares, 0 < psi <= 1")
+    given = {field.name: getattr(design, field.name) for field in fields(design) if getattr(design, field.name) != field.default}
+    wrong = [f"{name} = {value}" for name, value in given.items() if isinstance(value, (int, float)) and not math.isfinite(value)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}, expected a finite number")
+    if design.n is not None and design.n < 1:
+        raise ValueError(f"n = {design.n}, expected n >= 1")
+    if design.sd is not None and design.sd <= 0:
+        raise ValueError(f"sd = {design.sd:g}, expected sd > 0")
+    if design.alpha is not None and not 0 < design.alpha < 0.5:
+        raise ValueError(f"alpha = {design.alpha:g}, expected 0 < alpha < 0.5 (one-sided)")
+    unused = sorted(set(given) - {"gate", "n", "alpha"} - set(_USES[design.gate]))
+    if unused:
+        takes = ", ".join(f"--{name}" for name in ("n", "alpha", *_USES[design.gate]))
+        raise ValueError(f"--{unused[0]} says nothing about {design.gate}, which takes {takes}")
 
 
 def gate_lines(found: Gate, n: int | None) -> Iterator[str]:
@@ -509,6 +528,8 @@ def _agreement(d: Design) -> Gate:
     plan.agreement_n(truth, bound, spread, alpha, 0.80)  # says what is wrong with the numbers
 
     def chance(n: int) -> Power:
+        if bound**n > alpha:
+            return Power(0.0, "not even full agreement shows it")
         z = (math.atanh(truth) - math.atanh(bound)) * (1 - truth * truth) * math.sqrt(n) / spread
         return Power(special.normal_sf(special.normal_quantile(1 - alpha) - z), how)
 
@@ -576,6 +597,20 @@ def _effect(distance: float, sd: float) -> float:
         raise ValueError(f"distance = {distance:g}, sd = {sd:g}; expected both > 0")
     return distance / sd
 
+
+_USES: dict[str, tuple[str, ...]] = {
+    "non-inferior": ("margin", "psi", "truth"),
+    "better": ("margin", "psi", "truth"),
+    "equivalent": ("margin", "psi", "truth"),
+    "at-least": ("bound", "truth"),
+    "at-most": ("bound", "truth"),
+    "slo": ("quantile", "tau", "truth"),
+    "mean": ("margin", "sd", "noise", "reruns"),
+    "ratio": ("bound", "truth", "sd"),
+    "agreement": ("bound", "truth", "base", "sd"),
+    "corrected": ("margin", "psi", "sd", "judged", "correlation"),
+    "sequential": ("margin", "psi", "truth"),
+}
 
 GATES: dict[str, Callable[[Design], Gate]] = {
     "non-inferior": _non_inferior,

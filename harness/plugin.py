@@ -577,7 +577,11 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     wanted = [f"{name}: {_option(config, name)}" for name in ("store",) if _option(config, name)]
     return [
         f"lifecycle: {settings.path} · tier: {run.tier} · evidence: {run.folder}",
-        f"reference: {settings.reference} · builds: {', '.join(settings.builds)} · sets: {', '.join(settings.sets)}, {settings.texts}",
+        *(
+            [f"reference: {settings.reference} · builds: {', '.join(settings.builds)} · sets: {', '.join(settings.sets)}, {settings.texts}"]
+            if settings.reference
+            else []
+        ),
         *wanted,
         *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
         *(f"no claim of this run is called {name!r}, as [claims] in the lifecycle file does" for name in run.unused),

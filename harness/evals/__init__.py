@@ -96,10 +96,17 @@ def _score_json(answer: Generation, item: Mapping[str, Any]) -> Sample:
     if answer.finish == "length":
         return Sample(answer.id, None, status="truncated", detail=detail)
     try:
-        got = json.loads(answer.text, parse_constant=_no_constant)
+        got = json.loads(answer.text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError):
         return Sample(answer.id, None, status="parse_failure", detail=detail)
     return Sample(answer.id, float(got == target), detail=detail)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that names a key twice says two things."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
 
 
 def _no_constant(name: str) -> None:
