@@ -346,3 +346,24 @@ def test_text_is_escaped_and_long_claims_break() -> None:
     assert len(titles) == 3
     assert all(len(line) <= 80 for line in titles)
     assert "power 0.80 is reached at about n = 10" in drawn
+
+
+@pytest.mark.parametrize(
+    ("design", "said"),
+    [
+        (Design("at-least", psi=(0.3,)), "says nothing about at-least"),
+        (Design("mean", sd=-1.0), "sd = -1"),
+        (Design("non-inferior", psi=(0.1, math.nan)), "psi"),
+        (Design("non-inferior", n=0), "n = 0"),
+        (Design("ratio", truth=math.inf), "finite"),
+        (Design("better", alpha=0.6), "alpha = 0.6"),
+    ],
+)
+def test_what_a_gate_cannot_take_is_refused_by_name(design, said):
+    with pytest.raises(ValueError, match=said):
+        planner.gate(design)
+
+
+def test_agreement_of_fewer_than_can_show_it_has_no_power():
+    assert planner.gate(Design("agreement")).power(5).value == 0.0
+    assert planner.gate(Design("agreement")).power(6).value > 0
