@@ -321,17 +321,33 @@ def test_a_strangers_claim_in_ten_lines(project):
     answers = {f"t{i}": json.dumps({"n": str(i)}) for i in range(150)}
     (project.path / "answers.json").write_text(json.dumps(answers))
     project.makepyfile(
-        """
+        test_one="""
 import pytest
 from harness import Claim, at_least, evals
 
 @pytest.mark.claim(Claim("tickets.accuracy", "answers 80% of our tickets", at_least(0.80), min_n=150))
 def test_tickets(claim, engine, golden):
     claim.check(evals.exact_match(engine("mine"), golden("tickets")))
-"""
+""",
+        test_two="""
+import pytest
+from harness import Claim, Control, Measurement, evals, non_inferior
+
+@pytest.mark.claim(Claim("tickets.not_worse", "mine loses fewer than 5 points", non_inferior(0.05), min_n=150))
+def test_not_worse(claim, engine, golden):
+    new, old, again = (evals.exact_match(engine(name), golden("tickets")).samples for name in ("mine", "old", "old"))
+    nothing = evals.pair(again, old)
+    claim.check(
+        Measurement("accuracy", evals.pair(new, old)),
+        controls=[
+            Control("the old one against itself", ("holds",), Measurement("accuracy", nothing)),
+            Control("a loss of 20 points", ("fails",), Measurement("accuracy", evals.plant_loss(nothing, 0.20, "tickets"))),
+        ],
     )
-    result = project.runpytest_subprocess("--subject", "mine=fake:answers.json")
+""",
+    )
+    result = project.runpytest_subprocess("--subject", "mine=fake:answers.json", "--subject", "old=fake:answers.json")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*holds*tickets.accuracy*"])
+    result.stdout.fnmatch_lines(["*holds*tickets.accuracy*", "*holds*tickets.not_worse*"])
     record = json.loads((the_run(project) / "evidence/tickets.accuracy.json").read_text())
     assert record["measurement"]["subjects"][0]["digest"] == evidence.digest(json.dumps(answers).encode())
