@@ -28,7 +28,7 @@ def refuse(claim: Claim, measurement: Measurement) -> Verdict | None:
         return inconclusive("no_data", "nothing was measured; a run without rows can never pass", 0)
     malformed = [s for s in samples if not _well_formed(s)]
     if malformed:
-        return inconclusive("domain", f"{len(malformed)} rows are malformed, expected names as text: {malformed[0]!r}"[:300], 0)
+        return inconclusive("domain", f"{len(malformed)} rows are malformed, expected names as text: {min(map(repr, malformed))}"[:300], 0)
     n = len({s.item for s in samples})
     if measurement.invalid:
         return inconclusive("invalid_run", f"the run is void: {'; '.join(measurement.invalid)}", n)

@@ -166,7 +166,7 @@ def relative_score(claim: Claim, measurement: Measurement) -> Verdict:
     # Where the tests stop rejecting, among the ratios that scores in the support can have.
     ends = max(low / high, 1e-6 * limit) * (1 + 1e-9), min(high / low if low else math.inf, 10 * (limit + ratio)) * (1 - 1e-9)
     least = bisect(lambda r: above(r).p_hold - claim.level, min(ends[0], ratio), ratio) if new > low else low / high
-    most = bisect(lambda r: above(r).p_fail - claim.level, ratio, max(ends[1], ratio))
+    most = bisect(lambda r: above(r).p_fail - claim.level, max(ends[0], ratio), max(ends[1], ratio))
     return settle(claim, Decided(
         tests.p_hold, tests.p_fail, ratio, least, most, len(order), "betting-relative/1", "exact",
         {"n": len(order), "mean_new": new, "mean_old": old}, wrong_side=ratio <= limit,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import math
 import random
+import re
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, better_than, equivalent, identical, non_inferior, within
 from harness.bounds import from_dict
 from harness.errors import ClaimError, ConfigError
-from harness.judge import judge, not_evaluated, release
+from harness.judge import judge, not_evaluated, release, sequence
+from harness.judge.settle import Decided, settle, tidy, wrong_side
 from harness.stats import agreement, betting, corrected, intervals, means, paired, permutation, plan, ratio, series
-from harness.types import Family, Verdict
+from harness.stats.special import normal_sf
+from harness.types import Family, Verdict, items_digest
 
 pytestmark = pytest.mark.selftest
 
@@ -124,6 +130,7 @@ PPI = Claim("c", "t", better_than(), estimand="corrected_difference")
 def test_a_refusal_counts_its_units_and_says_why(claim: Claim, data: Measurement, reason: str, n: int, words: str) -> None:
     verdict = judge(claim, data)
     assert (verdict.outcome, verdict.reason, verdict.n) == ("inconclusive", reason, n)
+    assert isinstance(verdict.n, int)
     assert words in verdict.sentence
     assert verdict.alpha == claim.level
     assert verdict.n_needed == {"min_n": claim.min_n, "few_clusters": 4}.get(reason)
@@ -544,7 +551,777 @@ def test_labels_without_a_value_are_counted() -> None:
 
 
 def test_agreement_of_too_few_units_asks_for_those_that_can() -> None:
-    """.4^4 = .0256 < .05 < .4^3: three units that all agree show nothing, four do."""
+    """.4^4 = .0256 < .05 < .4^3: three units cannot show it even if no agreement is chance; with fewer than four n is what lacks."""
     few = judge(KAPPA, arms([0.0, 1.0, 1.0], [0.0, 1.0, 1.0]))
     assert (few.reason, few.n_needed, few.n_needed_90) == ("unattainable", 4, 4)
     assert "not even 3 units" in few.sentence
+
+
+# --- the n that would do, of every rule -----------------------------------------------------------
+
+
+def asks(verdict: Verdict, n_of) -> None:
+    """A verdict between its bounds asks for the n of its plan at power .80 and .90, and says so."""
+    assert (verdict.outcome, verdict.reason) == ("inconclusive", "straddles")
+    assert (verdict.n_needed, verdict.n_needed_90) == (n_of(0.8), n_of(0.9))
+    assert verdict.sentence.endswith(f"not decided; n = {n_of(0.8)} would settle it with power .80, {n_of(0.9)} with .90")
+
+
+def leans_the_wrong_way(verdict: Verdict) -> None:
+    assert (verdict.outcome, verdict.n_needed, verdict.n_needed_90) == ("inconclusive", None, None)
+    assert verdict.sentence.endswith("not decided, and the estimate lies on the wrong side; more data are not expected to help")
+
+
+def binary(b: int, c: int, n: int) -> Measurement:
+    same = [1.0] * (n - b - c)
+    return arms([1.0] * b + [0.0] * c + same, [0.0] * b + [1.0] * c + same)
+
+
+def test_n_needed_of_a_proportion() -> None:
+    least, most = Claim("p", "t", at_least(0.8), expected=0.9), Claim("p", "t", at_most(0.2), expected=0.08)
+    asks(judge(least, units(*[1.0] * 17, *[0.0] * 3)), lambda power: plan.proportion_n(0.8, 0.9, 0.05, power, "at_least").first)
+    asks(judge(most, units(*[0.0] * 17, *[1.0] * 3)), lambda power: plan.proportion_n(0.2, 0.08, 0.05, power, "at_most").first)
+    assert judge(Claim("p", "t", within(0.2, 0.8), expected=0.1), units(0.0, 1.0)).n_needed is None  # none is planned for a range
+    leans_the_wrong_way(judge(least, units(*[1.0] * 8, *[0.0] * 2)))
+    leans_the_wrong_way(judge(most, units(*[0.0] * 8, *[1.0] * 2)))
+
+
+def test_a_range_is_refuted_at_half_of_alpha_on_either_side() -> None:
+    verdict = judge(Claim("p", "t", within(0.2, 0.5)), units(*[1.0] * 70, *[0.0] * 30))
+    assert (verdict.outcome, verdict.reason) == ("fails", "refuted")
+    assert verdict.p_fail == pytest.approx(2 * intervals.proportion_tests(70, 100, 0.5)[0], rel=1e-8)
+
+
+@pytest.mark.parametrize(("b", "c", "n", "gain"), [(12, 8, 100, 0.1), (12, 8, 100, 0.3), (4, 3, 60, 0.1)])
+def test_n_needed_for_superiority(b: int, c: int, n: int, gain: float) -> None:
+    """At the discordance seen, which cannot be less than the gain."""
+    psi = max((b + c + 0.5) / (n + 1), gain)
+    verdict = judge(Claim("d", "t", better_than(), expected=gain), binary(b, c, n))
+    needed = [plan.superiority_n(psi, gain, 0.025, power) for power in (0.8, 0.9)]
+    assert [verdict.n_needed, verdict.n_needed_90] == needed
+    assert judge(Claim("d", "t", better_than()), binary(b, c, n)).n_needed is None
+
+
+def test_superiority_needs_six_discordant_items() -> None:
+    """2^-6 = .016 < .025 < 2^-5."""
+    claim = Claim("d", "t", better_than())
+    few = judge(claim, binary(5, 0, 40))
+    assert (few.outcome, few.reason) == ("inconclusive", "unattainable")
+    assert few.sentence.endswith("not decided; 5 discordant items; significance needs at least 6")
+    assert judge(claim, binary(6, 0, 40)).outcome == "holds"
+    assert judge(claim, binary(4, 2, 40)).reason == "straddles"  # six of them could have shown it
+    leans_the_wrong_way(judge(replace(claim, expected=0.1), binary(8, 9, 40)))
+    assert judge(claim, binary(0, 0, 40)).reason == "unattainable"
+
+
+def test_n_needed_against_a_margin() -> None:
+    """Nothing changed; equivalence must pass two tests, each of which misses as often."""
+    asks(judge(NI, binary(6, 9, 100)), lambda power: max(59, plan.ni_n(0.05, 15.5 / 101, 0.05, power)))
+    for expected in (None, 0.04):  # a gain is none of the plan of a guardrail
+        claim = Claim("d", "t", equivalent(0.05), expected=expected)
+        asks(judge(claim, binary(6, 6, 100)), lambda power: plan.ni_n(0.05, 12.5 / 101, 0.05, (1 + power) / 2))
+    leans_the_wrong_way(judge(NI, binary(0, 3, 50)))
+
+
+def test_n_needed_for_a_gain_beyond_a_margin() -> None:
+    better = Claim("d", "t", better_than(0.02), expected=0.12)
+    asks(judge(better, binary(10, 4, 100)), lambda power: plan.ni_n(-0.02, 14.5 / 101, 0.025, power, 0.12))
+    for expected in (None, 0.02, 0.01):
+        assert judge(replace(better, expected=expected), binary(10, 4, 100)).n_needed is None
+    leans_the_wrong_way(judge(better, binary(4, 4, 50)))
+    assert judge(better, binary(1, 0, 1)).reason == "straddles"  # a gain has no number of zero flips to wait for
+
+
+def test_without_a_flip_the_margin_itself_asks_for_items() -> None:
+    """.95^59 < .05 < .95^58; at a level of .49 it is .95^14, which is more than the normal formula asks for."""
+    verdict = judge(NI, binary(0, 0, 58))
+    needed = [plan.ni_n(0.05, 0.5 / 59, 0.05, power) for power in (0.8, 0.9)]
+    assert [verdict.reason, verdict.n_needed, verdict.n_needed_90] == ["unattainable", *needed]
+    assert "with n = 58 not even zero flips prove a margin of 0.05 (that takes 59)" in verdict.sentence
+    assert judge(NI, binary(0, 0, 59)).outcome == "holds"
+    assert judge(NI, binary(0, 1, 59)).reason == "straddles"
+    verdict = judge(replace(NI, alpha=0.49), binary(0, 0, 13))
+    assert plan.ni_n(0.05, 0.5 / 14, 0.49, 0.8) < 14
+    assert (verdict.reason, verdict.n_needed) == ("unattainable", 14)
+
+
+def test_the_p_that_decides_is_refined_until_its_side_is_certain() -> None:
+    """Of 47 items six flipped to wrong: p of "worse by more than .05" is .0494, and at first bracketed to both sides of .05."""
+    first, then = (paired.noninferiority(0, 6, 47, -0.05, **how).p_fail for how in ({"slack": 1e-3}, {"decide_at": 0.05}))
+    assert first.lower < 0.05 < first.upper
+    verdict = judge(NI, binary(0, 6, 47))
+    assert (verdict.outcome, verdict.p_fail) == ("fails", pytest.approx(then.upper, rel=1e-8))
+    shown = judge(NI, binary(10, 12, 100)).p_hold  # where the side is certain at once, the first bracket is what is shown
+    assert shown == pytest.approx(paired.noninferiority(10, 12, 100, -0.05, slack=1e-3).p_hold.upper, rel=1e-8)
+
+
+def test_a_region_that_is_not_monotone_decides_nothing() -> None:
+    unproven = paired.ExactTests(paired.Bracket(0.0, 1.0), paired.Bracket(0.0, 1.0), False)
+    with mock.patch.object(paired, "noninferiority", return_value=unproven):
+        verdict = judge(NI, binary(0, 0, 100))
+    assert (verdict.outcome, verdict.reason, verdict.n, verdict.p_hold) == ("inconclusive", "domain", 100, None)
+    assert verdict.sentence == "the rejection region is not monotone at this n: not decided"
+
+
+def test_up_to_five_thousand_items_the_rule_is_exact() -> None:
+    assert [judge(NI, binary(0, 0, n)).method for n in (5000, 5001)] == ["exact-unconditional-tango/1", "tango-score/1"]
+
+
+def test_better_by_a_margin() -> None:
+    found = paired.noninferiority(40, 5, 200, 0.1, slack=1e-3)
+    verdict = judge(Claim("d", "t", better_than(0.1)), binary(40, 5, 200))
+    assert (verdict.p_hold, verdict.p_fail) == pytest.approx((found.p_hold.upper, found.p_fail.upper), rel=1e-8)
+
+
+@pytest.mark.parametrize(("b", "c"), [(100, 120), (300, 500), (150, 150), (60, 700)])
+def test_above_the_exact_size_limit(b: int, c: int) -> None:
+    """Tango's score in the normal law; two-sided refutation doubles the smaller of two."""
+    counts = {"b": b, "c": c, "both_right": 6000 - b - c, "both_wrong": 0, "n": 6000}
+    interval = paired.tango_interval(b, c, 6000, 0.05)
+    z, other = paired.tango_z(b, c, 6000, -0.03), paired.tango_z(b, c, 6000, 0.03)
+    below, above = normal_sf(-z), normal_sf(other)
+    estimate = (b - c) / 6000
+    verdict = judge(Claim("d", "t", non_inferior(0.03)), binary(b, c, 6000))
+    carries(verdict, interval, (normal_sf(z), below), estimate, 6000, "tango-score/1", "asymptotic", counts)
+    verdict = judge(Claim("d", "t", equivalent(0.03)), binary(b, c, 6000))
+    tests = (max(normal_sf(z), normal_sf(-other)), min(1.0, 2 * min(below, above)))
+    carries(verdict, interval, tests, estimate, 6000, "tango-score/1/tost", "asymptotic", counts)
+
+
+@pytest.mark.parametrize(("limit", "expected", "value", "sign"), [(1.5, 0.8, 1.2, 1), (1.5, 2.2, 1.8, -1)])
+def test_n_needed_of_a_bounded_mean(limit: float, expected: float, value: float, sign: int) -> None:
+    """The units that would do if each were as expected; told only while there are fewer, and for no power."""
+    bound, support = at_most(limit) if sign > 0 else at_least(limit), (0.5, 2.5)
+    claim = Claim("b", "t", bound, estimand="bounded_mean", support=support, expected=expected)
+    least = plan.betting_min_n(sign * expected, sign * limit, support if sign > 0 else (-2.5, -0.5), 0.05)
+    for n, needed in ((2, least), (least - 1, least), (least, None)):
+        verdict = judge(claim, units(*[value] * n))
+        assert (verdict.reason, verdict.n_needed, verdict.n_needed_90) == ("straddles", needed, None)
+    assert judge(claim, units(value, value)).sentence.endswith(f"not decided; n = {least} would settle it")
+    assert judge(replace(claim, expected=None), units(value, value)).n_needed is None
+    leans_the_wrong_way(judge(claim, units(3.0 - value, 3.0 - value)))
+
+
+@pytest.mark.parametrize(("bound", "direction", "worst"), [(at_most(0.6), "below", 1.0), (at_least(0.3), "above", 0.0)])
+def test_a_failed_unit_of_a_bounded_mean_is_the_worst_there_is(bound, direction: str, worst: float) -> None:
+    rng = random.Random(13)
+    values = [0.0, 1.0, None, *(rng.random() for _ in range(57))]
+    kept = [worst if v is None else v for v in values]
+    claim = Claim("b", "t", bound, estimand="bounded_mean", support=(0.0, 1.0))
+    order = betting.seeded_order(60, "b")
+    tests = betting.bounded_mean_tests(kept, (0.0, 1.0), bound.limit, order, direction=direction)
+    verdict = judge(claim, units(*values))
+    assert (verdict.p_hold, verdict.p_fail) == pytest.approx(tuple(tests), rel=1e-8)
+    twice = measured(
+        *(Sample(f"{name}{s.item}", s.value, status=s.status, cluster=s.item) for s in units(*values).samples for name in "ab")
+    )
+    again = judge(claim, twice)
+    assert (again.n, again.estimate, again.p_hold) == (60, verdict.estimate, verdict.p_hold)
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(at_most(0.57), 0.5), (at_least(0.49), 0.56), (at_most(0.57), 0.2), (at_least(0.49), 0.9)])
+def test_n_needed_of_a_mean(bound, expected: float) -> None:
+    rng = random.Random(14)
+    values = [rng.gauss(0.53, 0.25) for _ in range(36)]
+    values = [v - math.fsum(values) / 36 + 0.53 for v in values]
+    found = means.cluster_mean(values, range(36), 0.05)
+    claim = Claim("m", "t", bound, estimand="mean", expected=expected)
+    effect = abs(bound.limit - expected) / (found.se * 6)
+    verdict = judge(claim, units(*values))
+    needed = [max(30, plan.t_n(effect, 0.05, power)) for power in (0.8, 0.9)]
+    assert [verdict.reason, verdict.n_needed, verdict.n_needed_90] == ["straddles", *needed]
+    assert (needed[0] == 30) == (expected in (0.2, 0.9))
+    leans_the_wrong_way(judge(replace(claim, bound=at_most(0.52) if bound.kind == "at_most" else at_least(0.54)), units(*values)))
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected", "gap"), [(non_inferior(0.05), None, 0.05), (non_inferior(0.05), 0.02, 0.07), (equivalent(0.05), 0.02, 0.05)]
+)
+def test_n_needed_of_a_paired_mean_against_a_margin(bound, expected: float | None, gap: float) -> None:
+    rng = random.Random(15)
+    values = [rng.gauss(0.0, 0.3) for _ in range(49)]
+    values = [v - math.fsum(values) / 49 for v in values]
+    found = means.cluster_mean(values, range(49), 0.05)
+    effect = gap / (found.se * 7)
+    verdict = judge(Claim("s", "t", bound, estimand="paired_mean", expected=expected), arms(values, [0.0] * 49))
+    needed = [plan.t_n(effect, 0.05, (1 + power) / 2 if bound.kind == "equivalent" else power) for power in (0.8, 0.9)]
+    assert [verdict.reason, verdict.n_needed, verdict.n_needed_90] == ["straddles", *needed]
+
+
+@pytest.mark.parametrize(
+    ("n", "spike", "reason"), [(20, 0.5, "few_clusters"), (29, 6.0, "few_clusters"), (30, 6.0, "skewed"), (60, 9.0, "skewed")]
+)
+def test_few_or_skewed_units_ask_for_those_that_t_needs(n: int, spike: float, reason: str) -> None:
+    rng = random.Random(16)
+    values = [spike, *(rng.gauss(0.5, 0.2) for _ in range(n - 1))]
+    found = means.cluster_mean(values, range(n), 0.05)
+    need = max(30, math.ceil(121 * found.skewness**2))
+    verdict = judge(Claim("m", "t", at_most(0.9), estimand="mean", expected=0.1), units(*values))
+    assert (verdict.outcome, verdict.reason, verdict.n_needed, verdict.n_needed_90) == ("inconclusive", reason, need, None)
+    assert verdict.sentence == f"{n} units with skewness {found.skewness:.2f}; the t interval needs {need}"
+    assert (need > 30) == (spike > 1)
+
+
+def test_units_without_variance_are_named() -> None:
+    verdict = judge(Claim("m", "t", at_most(0.9), estimand="mean"), units(*[0.5] * 40))
+    assert verdict.sentence == "all units agree exactly: a zero-width interval never decides"
+
+
+def pairs_that_agree(n: int, differ: int = 0) -> Measurement:
+    labels = [float(i % 2) for i in range(n)]
+    return arms([1 - x if i < differ else x for i, x in enumerate(labels)], labels)
+
+
+def test_n_needed_of_an_agreement() -> None:
+    claim = Claim("k", "t", at_least(0.6), estimand="kappa", expected=0.85)
+    found = agreement.cohen_kappa([[18, 3], [4, 15]], 0.05)
+    table = arms([0.0] * 21 + [1.0] * 19, [0.0] * 18 + [1.0] * 3 + [0.0] * 4 + [1.0] * 15)
+    asks(judge(claim, table), lambda power: plan.agreement_n(0.85, 0.6, found.se * math.sqrt(40), 0.05, power))
+    assert judge(replace(claim, expected=None), table).n_needed is None
+    leans_the_wrong_way(judge(replace(claim, bound=at_least(0.7)), table))
+    assert judge(claim, pairs_that_agree(8)).n_needed is None  # no spread was seen to plan with
+
+
+def test_the_least_number_of_units_that_can_agree_enough() -> None:
+    """.9^29 < .05 < .9^28: one disagreement in 28 is of too few units, in 29 it is one too many."""
+    claim = Claim("k", "t", at_least(0.9), estimand="kappa", expected=0.95)
+    few, enough = judge(claim, pairs_that_agree(28, 1)), judge(claim, pairs_that_agree(29, 1))
+    assert (few.reason, few.n_needed, few.n_needed_90) == ("unattainable", 29, 29)
+    assert (enough.reason, enough.n_needed > 29) == ("straddles", True)
+    assert judge(Claim("k", "t", at_least(0.0), estimand="kappa"), pairs_that_agree(20, 1)).outcome == "holds"  # above chance
+
+
+def test_units_with_labels_are_what_the_plan_counts() -> None:
+    data = measured(*pairs_that_agree(20).samples, Sample("j", None, "new", "error"), Sample("j", 1.0, "old"))
+    claim = Claim("k", "t", at_least(0.4), estimand="kappa")
+    assert judge(replace(claim, min_n=20), data).outcome == "holds"
+    verdict = judge(replace(claim, min_n=21), data)
+    assert (verdict.outcome, verdict.reason, verdict.n, verdict.n_needed) == ("inconclusive", "min_n", 20, 21)
+    assert verdict.sentence == "20 units with labels enough, the plan asks for 21; 1 were dropped"
+
+
+@pytest.mark.parametrize(("support", "worst"), [(None, 0.0), ((0.25, 1.5), 0.25)])
+def test_a_judge_that_gave_no_score_gave_the_worst(support, worst: float) -> None:
+    rng = random.Random(17)
+    rows, judged, human, alone = [], [], [], []
+    for i in range(300):
+        scores = [None if i == at else rng.randint(2, 6) / 4 for at in (150, 151)]
+        said = [worst if x is None else x for x in scores]
+        rows += [Sample(f"i{i:04d}", x, arm, "ok" if x is not None else "error") for arm, x in zip(("new", "old"), scores, strict=True)]
+        if i < 110:
+            labels = [x if rng.random() < 0.8 else rng.randint(2, 6) / 4 for x in said]
+            rows += [Sample(f"i{i:04d}", x, f"{arm}:human") for arm, x in zip(("new", "old"), labels, strict=True)]
+            judged.append(said[0] - said[1])
+            human.append(labels[0] - labels[1])
+        else:
+            alone.append(said[0] - said[1])
+    found = corrected.ppi_difference(alone, judged, human, 0.05)
+    verdict = judge(Claim("c", "t", non_inferior(0.5), estimand="corrected_difference", support=support), measured(*rows))
+    assert (verdict.estimate, verdict.low, verdict.high) == pytest.approx((found.estimate, found.low, found.high), rel=1e-8)
+    assert found.estimate < 0
+    beyond = Claim("c", "t", non_inferior(0.999 * -found.estimate), estimand="corrected_difference", support=support)
+    leans_the_wrong_way(judge(beyond, measured(*rows)))
+
+
+def test_runs_on_the_wrong_side_ask_for_none() -> None:
+    limit = ratio.abba(RUNS, 0.05, 0.05).ratio
+    leans_the_wrong_way(judge(Claim("r", "t", at_most(limit * 0.999), estimand="run_ratio", expected=0.9), blocks(*RUNS)))
+    leans_the_wrong_way(judge(Claim("r", "t", at_least(limit * 1.001), estimand="run_ratio", expected=1.2), blocks(*RUNS)))
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+def requests(values: list[float], together: int = 1) -> Measurement:
+    return measured(*(Sample(f"q{i:05d}", x, at=float(i // together)) for i, x in enumerate(values)))
+
+
+def slow_ones(n: int, k: int) -> list[float]:
+    """k of n over 1.0, evenly spread."""
+    return [2.0 if (i * k) % n < k else 0.25 + (i * 7 % 11) / 32 for i in range(n)]
+
+
+def test_n_needed_of_requests() -> None:
+    values = slow_ones(1000, 40)
+    tau, k = series.slo_time(values, 1.0), series.over_limit(values, 1.0)
+    least = series.slo_min_n(0.05, 0.05, tau)
+    claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0, expected=0.03)
+    verdict = judge(claim, requests(values))
+    assert (verdict.reason, verdict.statistics["k"], k / 1000 < 0.05, least < 1000) == ("straddles", k, True, True)
+    assert [verdict.n_needed, verdict.n_needed_90] == [series.slo_n(0.05, 0.03, 0.05, power, tau) for power in (0.8, 0.9)]
+    unplanned = judge(replace(claim, expected=None), requests(values))
+    assert (unplanned.reason, unplanned.n_needed, unplanned.n_needed_90) == ("straddles", least, least)
+    leans_the_wrong_way(judge(replace(claim, bound=at_most(k / 1000), expected=0.001), requests(values)))
+
+
+def test_too_few_requests_can_show_nothing() -> None:
+    values = slow_ones(1000, 0)
+    claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
+    tau = series.slo_time(values[:40], 1.0)
+    least = series.slo_min_n(0.05, 0.05, tau)
+    verdict = judge(claim, requests(values[:40]))
+    assert (verdict.reason, verdict.n_needed) == ("unattainable", least)
+    assert f"n = 40 counts as {40 / tau:.0f}; below n = {least} nothing can pass" in verdict.sentence
+
+
+def test_the_least_number_of_requests_that_can_pass_is_enough() -> None:
+    """.95^59 < .05: with one of them over it is not shown, and could have been."""
+    values = [2.0 if i == 20 else 0.25 + (i * 7 % 11) / 32 for i in range(59)]
+    assert series.slo_min_n(0.05, 0.05, series.slo_time(values, 1.0)) == 59
+    verdict = judge(Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0), requests(values))
+    assert (verdict.outcome, verdict.reason, verdict.n_needed) == ("inconclusive", "straddles", 59)
+
+
+def test_requests_scheduled_together_have_no_order() -> None:
+    claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
+    values = slow_ones(600, 6)
+    assert judge(claim, requests(values, together=2)).outcome == "holds"  # half of them say when
+    verdict = judge(claim, requests(values, together=3))
+    assert (verdict.outcome, verdict.reason, verdict.n) == ("inconclusive", "degenerate_series", 600)
+    assert verdict.sentence == "most requests were scheduled at the same time as another: no order, no queue"
+
+
+def test_impossible_latencies_are_named() -> None:
+    claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
+    values = slow_ones(600, 6)
+    assert judge(claim, requests([0.0, *values[1:]])).outcome == "holds"
+    verdict = judge(claim, requests([-0.5, *values[1:]]))
+    assert (verdict.reason, verdict.n, verdict.sentence) == ("domain", 600, "a latency is negative")
+    verdict = judge(claim, requests([0.5] * 300))
+    assert (verdict.reason, verdict.n) == ("degenerate_series", 300)
+    assert verdict.sentence.endswith("the sign of a broken clock or a stub")
+
+
+# --- scores in a range ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("support", "r"), [((0.25, 2.25), 1.0), ((0.2, 1.2), 0.9)])
+def test_two_items_leave_every_ratio_of_the_range_open(support: tuple[float, float], r: float) -> None:
+    low, high = support
+    verdict = judge(Claim("q", "t", at_least(r), estimand="relative_score", support=support), arms([0.8, 0.9], [0.7, 0.8]))
+    assert (verdict.low, verdict.high) == pytest.approx((low / high, high / low), rel=1e-7)
+
+
+def test_a_relative_score_without_a_distance_bets_on_a_twentieth_of_the_range() -> None:
+    rng = random.Random(18)
+    old = [0.5 + rng.random() for _ in range(60)]
+    new = [x + 0.3 + 0.3 * rng.random() for x in old]
+    claim = Claim("q", "t", at_least(1.0), estimand="relative_score", support=(0.25, 2.25))
+    differences = [x - y for x, y in zip(new, old, strict=True)]
+    tests = betting.bounded_mean_tests(differences, (-2.0, 2.0), 0.0, betting.seeded_order(60, "q"), 0.1, direction="above")
+    verdict = judge(claim, arms(new, old))
+    assert (verdict.p_hold, verdict.p_fail) == pytest.approx(tuple(tests), rel=1e-8)
+
+
+def test_where_scores_may_be_nothing_the_search_for_a_ratio_still_ends() -> None:
+    claim = Claim("q", "t", at_least(0.8), estimand="relative_score", support=(0.0, 1.0))
+    open_ended = judge(claim, arms([0.6, 0.9], [0.5, 1.0]))
+    assert (open_ended.low, open_ended.high) == pytest.approx((0.8e-6, 10 * (0.8 + 1.0)), rel=1e-7)
+    undefined = judge(claim, arms([0.5] * 40, [0.0] * 40))
+    assert (undefined.outcome, undefined.reason, undefined.n) == ("inconclusive", "domain", 40)
+    assert undefined.sentence == "the reference scores nothing, so that no share of it can be claimed"
+    least = judge(replace(claim, support=(0.2, 1.2)), arms([0.2] * 40, [0.7] * 40))
+    assert least.low == pytest.approx(0.2 / 1.2, rel=1e-8)  # no score, no ratio lies lower
+    leans_the_wrong_way(judge(replace(claim, bound=at_least(1.0)), arms([0.5, 0.7], [0.7, 0.5])))
+    nothing = judge(claim, arms([0.0] * 40, [0.5] * 40))
+    assert (nothing.outcome, nothing.estimate, nothing.low) == ("fails", 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected", "u", "gap"),
+    [
+        (non_inferior(0.2), None, -0.2, 0.2),
+        (non_inferior(0.2), 0.1, -0.2, 0.3),
+        (non_inferior(0.2), -0.3, -0.2, 0.1),
+        (better_than(), None, 0.0, 0.1),
+        (better_than(0.1), 0.4, 0.1, 0.3),
+    ],
+)
+def test_bets_are_tuned_to_what_is_expected(bound, expected: float | None, u: float, gap: float) -> None:
+    """Or to a twentieth of the width where nothing on the good side is. A sequential claim stops at the first decision."""
+    rng = random.Random(19)
+    claim = Claim("s", "t", bound, estimand="sequential_difference", support=(1.0, 3.0), expected=expected)
+    scores = {f"i{i:04d}": (1.9 + rng.random(), 1.2 + rng.random() / 2) for i in range(300)}
+    rows = measured(*(Sample(item, x, arm) for item, pair in scores.items() for arm, x in zip(("new", "old"), pair, strict=True)))
+    differences = [scores[item][0] - scores[item][1] for item in sequence(claim, list(scores))]
+    n = betting.first_decision(differences, (-2.0, 2.0), u, claim.level, claim.level, gap, "above").n
+    tests = betting.bounded_mean_tests(differences[:n], (-2.0, 2.0), u, range(n), gap, direction="above")
+    interval = betting.bounded_mean_interval(differences[:n], (-2.0, 2.0), claim.level, range(n), gap, direction="above")
+    statistics = {"n": n, "gap": gap, "measured": 300}
+    carries(judge(claim, rows), interval, tests, math.fsum(differences[:n]) / n, n, "betting-difference/1", "exact", statistics)
+    differences, order = [new - old for _, (new, old) in sorted(scores.items())], betting.seeded_order(300, "s")
+    tests = betting.bounded_mean_tests(differences, (-2.0, 2.0), u, order, gap, direction="above")
+    interval = betting.bounded_mean_interval(differences, (-2.0, 2.0), claim.level, order, gap, direction="above")
+    verdict, mean = judge(replace(claim, estimand="paired_mean"), rows), math.fsum(differences) / 300
+    carries(verdict, interval, tests, mean, 300, "betting-difference/1", "exact", {"n": 300, "gap": gap})
+
+
+def test_differences_in_a_range_that_lean_the_wrong_way() -> None:
+    claim = Claim("s", "t", non_inferior(0.1), estimand="paired_mean", support=(0.0, 1.0))
+    leans_the_wrong_way(judge(claim, arms([0.2, 0.5, 0.6], [0.4, 0.7, 0.8])))
+
+
+# --- scores without a range -----------------------------------------------------------------------
+
+
+def drawn(n: int, mean: float, sd: float, seed: int) -> list[float]:
+    """n normal values whose mean is just that."""
+    rng = random.Random(seed)
+    values = [rng.gauss(0.0, sd) for _ in range(n)]
+    return [v - math.fsum(values) / n + mean for v in values]
+
+
+@pytest.mark.parametrize(
+    ("bound", "mean"),
+    [(better_than(0.1), 0.2), (better_than(0.1), 0.12), (equivalent(0.1), 0.0), (equivalent(0.1), 0.3), (equivalent(0.1), -0.3)],
+)
+def test_paired_means_against_a_margin(bound, mean: float) -> None:
+    values = drawn(50, mean, 0.3, 20)
+    claim = Claim("s", "t", bound, estimand="paired_mean")
+    found = means.cluster_mean(values, range(50), claim.level)
+    above, below = (means.t_test_p(found.estimate, found.se, 49, d, "above") for d in (bound.limit, -bound.limit))
+    tests = tuple(above)
+    if bound.kind == "equivalent":
+        tests = max(below.p_hold, above.p_fail), min(1.0, 2 * min(below.p_fail, above.p_hold))
+    statistics = {"mean": found.estimate, "se": found.se, "df": 49, "skewness": found.skewness, "n": 50}
+    verdict = judge(claim, arms(values, [0.0] * 50))
+    carries(verdict, found[2:4], tests, found.estimate, 50, "paired-cluster-t/1", "asymptotic", statistics)
+
+
+def test_paired_rows_that_cannot_be_summed() -> None:
+    broken = measured(*arms([0.5, 0.6], [0.5, 0.5]).samples, Sample("j", None, "new", "error"), Sample("j", 0.5, "old"))
+    verdict = judge(NI_MEAN, broken)
+    assert (verdict.reason, verdict.sentence) == ("missing_data", "1 rows have no value; a sum cannot do without")
+    same = judge(NI_MEAN, arms([0.5] * 40, [0.5] * 40))
+    assert same.sentence == "all units agree exactly: a zero-width interval never decides"
+
+
+GAIN = Claim("s", "t", better_than(), estimand="paired_mean")
+
+
+def gained(*values: float) -> Measurement:
+    return arms(list(values), [0.0] * len(values))
+
+
+def test_superiority_needs_six_units_that_differ() -> None:
+    few = judge(GAIN, gained(1.0, 1.5, 0.5, 1.0, 0.7, *[0.0] * 35))
+    assert (few.outcome, few.reason, few.statistics["nonzero"]) == ("inconclusive", "unattainable", 5)
+    assert few.sentence.endswith("not decided; 5 units differ; significance needs at least 6")
+    assert judge(GAIN, gained(-0.1, 0.5, -0.05, 0.45, 0.1, 0.3)).reason == "straddles"
+    leans_the_wrong_way(judge(GAIN, gained(*[0.1, -0.1] * 20)))
+    same = judge(GAIN, gained(*[0.5] * 12))
+    assert (same.reason, same.n) == ("zero_variance", 12)
+    assert same.sentence == "all units agree exactly: a zero-width interval never decides; declare the support"
+
+
+@pytest.mark.parametrize("spike", [1.0, 2.0, 4.0])
+def test_skewed_gains_ask_for_units_or_a_range(spike: float) -> None:
+    values = [spike, *drawn(29, 0.2, 0.1, 21)]
+    skewness = means.cluster_mean(values, range(30), 0.025).skewness
+    need = math.ceil(121 * skewness**2)
+    verdict = judge(GAIN, gained(*values))
+    assert (verdict.outcome, verdict.reason, verdict.n_needed, verdict.n_needed_90) == ("inconclusive", "skewed", need, None)
+    assert verdict.sentence == f"30 units with skewness {skewness:.2f}; a mean needs {need} of them, or a declared support"
+
+
+def test_as_many_units_as_the_skewness_needs_are_enough() -> None:
+    rest = [0.3, *(0.3 + side * i / 100 for i in range(1, 20) for side in (1, -1))]
+
+    def need(spike: float) -> int:
+        return math.ceil(121 * means.cluster_mean([spike, *rest], range(40), 0.025).skewness ** 2)
+
+    spike = next(x for x in (0.3 + i / 500 for i in range(500)) if need(x) >= 40)
+    assert need(spike) == 40
+    assert judge(GAIN, gained(spike, *rest)).outcome == "holds"
+
+
+def test_names_that_are_no_text_have_a_place_in_the_sequence_too() -> None:
+    """File names may hold bytes that are no UTF-8; they stand as lone surrogates."""
+    claim = Claim("s", "t", non_inferior(0.1), estimand="sequential_difference", support=(0.0, 1.0))
+    names = ["a", "b\udc80", "c"]
+    assert sequence(claim, names) == sorted(names, key=lambda name: hashlib.sha256(b"s:" + name.encode("utf-8", "surrogatepass")).digest())
+
+
+# --- what a control may say -----------------------------------------------------------------------
+
+
+MEAN = Claim("m", "t", at_most(0.5), estimand="mean")
+SLOWER = Claim("r", "t", at_most(1.1), estimand="run_ratio")
+
+
+def shares(k: int, n: int) -> Measurement:
+    return units(*[1.0] * k, *[0.0] * (n - k))
+
+
+@pytest.mark.parametrize(
+    ("claim", "data", "control", "reason"),
+    [
+        (NI, binary(0, 0, 200), binary(10, 12, 100), "control_undecided"),  # straddles
+        (Claim("p", "t", at_least(0.2)), shares(90, 100), shares(5, 100), "control_failed"),  # no upper bound, no floor
+        (MEAN, units(*[i / 100 for i in range(40)]), units(*[i / 40 for i in range(40, 80)]), "control_failed"),
+        (KLD, units(*[0.01] * 80), units(*[0.9] * 80), "below_noise_floor"),
+        (SLOWER, blocks(*RUNS), blocks(*((a, 2 * b, 2 * c, d) for a, b, c, d in RUNS)), "below_noise_floor"),
+        (Claim("p", "t", at_most(0.2)), shares(1, 100), shares(0, 5), "control_undecided"),  # too few, and no noise in them
+        (Claim("p", "t", at_most(0.2)), shares(1, 100), shares(1, 6), "below_noise_floor"),
+    ],
+)
+def test_what_an_unchanged_subject_says_against_a_gate(claim: Claim, data: Measurement, control: Measurement, reason: str) -> None:
+    assert judge(claim, data).outcome == "holds"
+    verdict = judge(claim, data, controls=[Control("aa", ("holds",), control)])
+    assert (verdict.outcome, verdict.reason) == ("inconclusive", reason)
+
+
+def test_an_undecided_verdict_keeps_its_own_reason_beside_an_undecided_control() -> None:
+    alone = judge(NI, binary(10, 12, 100))
+    beside = judge(NI, binary(10, 12, 100), controls=[Control("aa", ("holds",), binary(0, 0, 20))])
+    assert (beside.outcome, beside.reason, beside.sentence) == (alone.outcome, "straddles", alone.sentence)
+    assert not beside.controls[0]["met"]
+
+
+def test_a_release_names_three_claims_and_counts_the_others() -> None:
+    names = tuple("abcd")
+    for k, said in ((0, "none"), (1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more")):
+        verdicts = {name: shown("holds", 0.001 if i < k else 0.9) for i, name in enumerate(names)} | {"g": shown("holds", 0.01)}
+        found = release((Family("look", "exploratory", names), Family("guard", "all", ("g",))), verdicts)
+        assert found.families[0]["reason"] == f"exploratory, gates nothing; below 0.025: {said}"
+
+
+def test_a_refuted_gain_keeps_its_p() -> None:
+    found = release((Family("gain", "any", ("a",)),), {"a": shown("fails", 0.9, "refuted")})
+    assert found.families[0]["adjusted"] == {"a": 0.9}
+
+
+# --- sides, words, edges --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bound", "wrong", "right"),
+    [
+        (at_least(0.5), (0.4, 0.5), (0.6,)),
+        (at_most(0.5), (0.6, 0.5), (0.4,)),
+        (within(0.2, 0.5), (0.1, 0.2, 0.5, 0.6), (0.3,)),
+        (non_inferior(0.1), (-0.2, -0.1), (-0.05, 0.1, 0.2)),
+        (equivalent(0.1), (-0.2, -0.1, 0.1, 0.2), (-0.05, 0.0, 0.05)),
+        (better_than(), (-0.1, 0.0), (0.1,)),
+        (better_than(0.1), (0.0, 0.1), (0.2,)),
+    ],
+    ids=str,
+)
+def test_an_estimate_at_its_bound_lies_on_the_wrong_side(bound, wrong: tuple[float, ...], right: tuple[float, ...]) -> None:
+    estimand = "mean" if bound.kind.startswith("at_") else None
+    claim = Claim("x", "t", bound, estimand=estimand)
+    assert all(wrong_side(claim, x) is True for x in wrong)
+    assert all(wrong_side(claim, x) is False for x in right)
+
+
+def test_what_is_asked_for_is_said() -> None:
+    claim = Claim("p", "t", at_least(0.8), expected=0.9)
+    some, most = (plan.proportion_n(0.8, 0.9, 0.05, power, "at_least").first for power in (0.8, 0.9))
+    near = f"; n = {some} has power .80 where the declared alternative is true, so the truth may lie nearer to the bound"
+    for n, said in ((most - 1, f"; n = {some} would settle it with power .80, {most} with .90"), (most, near), (most + 1, near)):
+        verdict = judge(claim, shares(math.ceil(0.81 * n), n))
+        assert (verdict.outcome, verdict.n_needed, verdict.n_needed_90) == ("inconclusive", some, most)
+        assert verdict.sentence.endswith(f": not decided{said}")
+    assert judge(replace(claim, expected=None), shares(9, 10)).sentence.endswith(": not decided")
+
+
+def test_items_in_clusters_of_their_own_are_independent() -> None:
+    rows = tuple(replace(s, cluster=f"c-{s.item}") for s in shares(95, 100).samples)
+    assert judge(SHARE, measured(*rows)) == judge(SHARE, shares(95, 100))
+    assert judge(SHARE, measured(*rows)).outcome == "holds"
+
+
+@pytest.mark.parametrize(
+    ("bound", "more", "words"),
+    [
+        (within(0.2, math.inf), {"estimand": "exact"}, "is not finite"),
+        (within(0.2, 0.4), {"estimand": "mean"}, "within cannot decide 'mean'; it decides proportion, exact"),
+        (non_inferior(0.0), {}, "inside (0, 1)"),
+        (equivalent(0.0), {"estimand": "paired_mean"}, "the margin must be positive"),
+        (at_most(0.0), {"estimand": "over_limit", "slo": 1.0}, "a share must be bounded inside (0, 1)"),
+        (at_least(0.9), {"estimand": "relative_score", "support": (1.0, 1.0)}, "low < high"),
+        (non_inferior(0.6), {"estimand": "paired_mean", "support": (0.5, 1.0)}, "less than the width of the support"),
+    ],
+    ids=str,
+)
+def test_a_bound_that_decides_nothing_says_why(bound, more, words: str) -> None:
+    with pytest.raises(ClaimError, match=re.escape(words)):
+        Claim("x", "t", bound, **more)
+
+
+def test_a_bound_reads_as_it_is_written() -> None:
+    said = [
+        "at_least(0.5)",
+        "at_most(1.5)",
+        "within(0.2, 0.4)",
+        "non_inferior(0.05)",
+        "better_than(0)",
+        "better_than(0.1)",
+        "equivalent(0.03)",
+    ]
+    assert list(map(str, BOUNDS)) == [*said, "identical()"]
+
+
+def decided(p_hold: float, p_fail: float, exactness: str = "exact", alpha_fail: float | None = None) -> Verdict:
+    return settle(SHARE, Decided(p_hold, p_fail, 0.9, 0.85, 0.95, 100, "rule/1", exactness, {}, alpha_fail=alpha_fail))
+
+
+def test_a_p_value_at_its_level_decides() -> None:
+    assert [decided(p, 1.0).outcome for p in (0.05, 0.050001)] == ["holds", "inconclusive"]
+    assert [decided(1.0, p).outcome for p in (0.05, 0.050001)] == ["fails", "inconclusive"]
+    assert [decided(1.0, p, alpha_fail=0.01).outcome for p in (0.01, 0.010001)] == ["fails", "inconclusive"]
+
+
+def test_a_decision_says_its_numbers() -> None:
+    numbers = "0.9 [0.85, 0.95], n = 100; claimed at_least(0.8): "
+    assert decided(0.0123, 1.0).sentence == numbers + "shown at p = 0.0123"
+    assert decided(0.0123, 1.0, "bracketed").sentence == numbers + "shown at p <= 0.0123"
+    assert decided(1.0, 0.0123).sentence == numbers + "the opposite is shown at p = 0.0123"
+    assert decided(1.0, 0.0123, "bracketed").sentence == numbers + "the opposite is shown at p <= 0.0123"
+    assert [decided(p, 1.0).reason for p in (0.01, 0.1)] + [decided(1.0, 0.01).reason] == ["proven", "straddles", "refuted"]
+
+
+# --- a standard error from elsewhere --------------------------------------------------------------
+
+
+def reporting(se: object, *rows: Sample) -> Measurement:
+    return replace(measured(*rows), conditions={"reported_se": se})
+
+
+def test_a_reported_standard_error_off_threefold_voids_the_verdict() -> None:
+    values = sorted(drawn(60, 0.3, 0.1, 23))
+    rows = [Sample(f"i{i:04d}", v, cluster=f"c{i // 2:04d}") for i, v in enumerate(values)] + [Sample("j", None, status="error")]
+    ours = means.cluster_mean(values, [i // 2 for i in range(60)], 0.05).se
+    assert ours > 1.3 * means.cluster_mean(values, range(60), 0.05).se  # two alike count once
+    alone = judge(KLD_WIDE, measured(*rows))
+    assert alone.outcome == "holds"
+    for se in (ours / 3, ours, 3 * ours):
+        assert judge(KLD_WIDE, reporting(se, *rows)) == alone
+    for se in (ours / 3.005, ours * 3.005, 0, "small"):
+        verdict = judge(KLD_WIDE, reporting(se, *rows))
+        assert (verdict.outcome, verdict.reason, verdict.n) == ("inconclusive", "reported_se", 31)
+        assert (
+            verdict.sentence == f"the scores came with a standard error of {se}, the rows give {ours:.3g}: one of them is not what it says"
+        )
+
+
+def test_a_standard_error_takes_two_units() -> None:
+    two = [Sample("a", 0.0), Sample("b", 0.2)]
+    assert judge(KLD_WIDE, reporting(9.0, *two)).reason == "reported_se"
+    assert judge(KLD_WIDE, reporting(0.1, *two)).reason == "straddles"
+    assert judge(KLD_WIDE, reporting(9.0, *two[:1])).reason == "straddles"
+
+
+KLD_WIDE = Claim("m", "t", at_most(0.6), estimand="bounded_mean", support=(-0.5, 1.0))
+
+
+def test_a_third_arm_is_none_of_a_pair() -> None:
+    rows = arms([1.0] * 30, [0.5] * 30).samples
+    third = tuple(replace(s, arm="other") for s in rows[:30])
+    verdict = judge(Claim("s", "t", better_than(), estimand="paired_mean", support=(0.0, 1.0)), measured(*rows, *third))
+    assert (verdict.outcome, verdict.reason, verdict.n) == ("inconclusive", "unpaired_items", 30)
+    assert verdict.sentence == "3 items are not in both arms: new, old, other"
+
+
+def test_a_verdict_keeps_nine_digits() -> None:
+    third = Verdict("holds", "proven", "s", 1 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3, 1 / 3, n=3, n_eff=1 / 3, statistics={"x": 1 / 3, "k": 7})
+    kept = tidy(third)
+    assert {kept.estimate, kept.low, kept.high, kept.level, kept.p_hold, kept.p_fail, kept.n_eff, kept.statistics["x"]} == {0.333333333}
+    assert (kept.statistics["k"], kept.n) == (7, 3)
+    verdict = judge(KAPPA, pairs_that_agree(40, 2))
+    assert all(x == float(f"{x:.9g}") for x in (verdict.low, verdict.p_hold, *verdict.statistics.values()))
+
+
+def test_rows_of_two_arms_are_no_single_sample_unless_each_is_checked_by_itself() -> None:
+    data = arms([1.0] * 30, [1.0] * 30)
+    assert judge(Claim("x", "t", identical()), data).outcome == "holds"
+    verdict = judge(SHARE, data)
+    assert (verdict.reason, verdict.n, verdict.sentence) == ("domain", 30, "one arm is judged, and the rows name new, old")
+
+
+def test_numbers_without_room_for_their_squares_are_none() -> None:
+    assert judge(SHARE, units(1.0, 1e300)).reason == "non_finite"
+    assert judge(SHARE, units(1.0, -9e299)).reason == "domain"  # a number, and neither 0 nor 1
+
+
+# --- refusals in words ----------------------------------------------------------------------------
+
+
+def refused(verdict: Verdict, reason: str, n: int, sentence: str) -> None:
+    assert (verdict.outcome, verdict.reason, verdict.n, verdict.sentence) == ("inconclusive", reason, n, sentence)
+
+
+def test_clusters_that_a_rule_cannot_take_are_named() -> None:
+    claim = Claim("s", "t", non_inferior(0.1), estimand="sequential_difference", support=(0.0, 1.0))
+    both = arms([1.0] * 6, [1.0] * 6, cluster="one")
+    refused(judge(claim, both), "clustered", 6, "sequential_difference takes independent items, and a cluster holds several")
+    torn = tuple(replace(s, cluster=f"{s.arm}-{s.item}" if s.item != "i0000" else None) for s in arms([1.0] * 6, [1.0] * 6).samples)
+    refused(judge(NI, measured(*torn)), "clustered", 6, "5 items belong to two clusters, first: 'i0001'")
+
+
+def test_a_reference_may_fail_on_one_row_in_ten() -> None:
+    def broken(failed: int, status: str = "error") -> Measurement:
+        rows = arms([1.0] * 20, [1.0] * 20).samples
+        return measured(*(replace(s, value=None, status=status) if s.arm == "old" and s.item < f"i{failed:04d}" else s for s in rows))
+
+    assert judge(NI, broken(2)).reason != "missing_data"
+    refused(judge(NI, broken(3)), "missing_data", 20, "the reference itself failed on 3 of 20 rows: nothing to compare with")
+    assert judge(NI, broken(3, "truncated")).reason != "missing_data"  # a wrong answer, as it would be in the other arm
+    void = judge(SPEED, blocks(*RUNS[:2], *((None, *row[1:3], None) for row in RUNS)))
+    refused(void, "missing_data", 2, "4 of 6 blocks are void, a run in each failed; at most one in ten may be")
+
+
+def test_malformed_rows_come_first_and_are_cut_short() -> None:
+    verdict = judge(SHARE, replace(measured(Sample(7, 1.0, detail={"text": "x" * 400}), Sample("a", 1.0)), invalid=("late",)))
+    assert (verdict.outcome, verdict.reason, verdict.n, len(verdict.sentence)) == ("inconclusive", "domain", 0, 300)
+    assert verdict.sentence.startswith("1 rows are malformed, expected names as text: Sample(item=7")
+
+
+def test_a_refusal_counts_what_could_not_be_used() -> None:
+    verdict = judge(replace(SHARE, min_n=10), units(1.0, None, None))
+    assert (verdict.reason, verdict.n_unusable, verdict.alpha, verdict.n_needed) == ("min_n", 2, 0.05, 10)
+
+
+def test_what_a_rule_cannot_compute_is_a_refusal() -> None:
+    verdict = judge(KAPPA, arms([1.0] * 5, [1.0] * 5))
+    assert (verdict.reason, verdict.n, verdict.alpha) == ("domain", 10, 0.05)
+    assert verdict.sentence.startswith("the data lie outside the domain of the rule: ")
+    huge = judge(PPL, units(*(1e5 + i / 7 % 1 for i in range(60)), weight=1.0))
+    refused(huge, "domain", 60, "the data lie outside the domain of the rule: math range error")
+
+
+@pytest.mark.parametrize("field", ["estimate", "low", "high", "p_hold", "p_fail"])
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_no_rule_can_hold_on_a_number_that_overflowed(field: str, number: float) -> None:
+    said = replace(Verdict("holds", "proven", "s", 0.9, 0.85, 0.95, 0.9, 0.01, 1.0, n=2), **{field: number})
+    rules = importlib.import_module("harness.judge")._RULES
+    with mock.patch.dict(rules, {"proportion": lambda claim, measurement: said}):
+        verdict = judge(SHARE, units(1.0, None))
+    refused(verdict, "domain", 2, "the values are too large for the rule: a number overflowed")
+    assert (verdict.alpha, verdict.n_unusable, verdict.p_hold) == (0.05, 1, None)
+
+
+# --- contaminated items ---------------------------------------------------------------------------
+
+
+def seen(data: Measurement, *items: int) -> Measurement:
+    names = {f"i{i:04d}" for i in items}
+    return measured(*(replace(s, detail={"contaminated": True}) if s.item in names else s for s in data.samples))
+
+
+def test_a_claim_must_hold_without_the_items_that_may_have_been_seen() -> None:
+    planned = replace(SHARE, items=items_digest(f"i{i:04d}" for i in range(100)), min_n=100)
+    data = shares(95, 100)
+    assert judge(planned, seen(data, *range(10))) == judge(planned, data)  # the plan is that of all items
+    undecided = judge(planned, seen(data, *range(80)))
+    rest = judge(SHARE, measured(*data.samples[80:]))
+    assert (undecided.outcome, undecided.reason, undecided.n) == ("inconclusive", "contaminated", 20)
+    assert undecided.sentence == f"it holds with the contaminated items, and is not decided without them: {rest.sentence}"
+    losing = judge(Claim("p", "t", at_least(0.4)), seen(shares(60, 100), *range(60)))
+    rest = judge(Claim("p", "t", at_least(0.4)), measured(*shares(60, 100).samples[60:]))
+    assert (losing.outcome, losing.reason, losing.n, losing.p_fail) == ("fails", "refuted", 40, rest.p_fail)
+    assert losing.sentence == f"it holds only with contaminated items; without them: {rest.sentence}"
+    failing = shares(10, 100)
+    assert judge(planned, seen(failing, *range(50))) == judge(planned, failing)  # losing items strengthens nothing
+    one_is_enough = Claim("x", "t", identical(), min_n=2)
+    assert judge(one_is_enough, seen(shares(2, 2), 0)).outcome == "holds"

@@ -1,11 +1,13 @@
 """What mutation testing found unpinned: edges, defaults and helpers, each a statement of its own, fast."""
 
+import functools
 import math
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from unittest import mock
 
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from harness.stats import changes, means, paired, plan, special
 from harness.stats.agreement import krippendorff
@@ -14,7 +16,7 @@ from harness.stats.changes import change_points
 from harness.stats.corrected import lee_interval
 from harness.stats.intervals import wilson
 from harness.stats.means import MeanResult, cluster_mean
-from harness.stats.paired import equivalence, newcombe, noninferiority, noninferiority_region, staircase_probability
+from harness.stats.paired import equivalence, newcombe, noninferiority, noninferiority_region, staircase_probability, tango_interval
 from harness.stats.permutation import sign_flip
 from harness.stats.ratio import abba, abba_sign_flip, abba_tests, block_log_ratio
 from harness.stats.series import integrated_time, quantile_ranks
@@ -77,6 +79,10 @@ def test_certain_events_stay_certain_where_p_is_0_or_1() -> None:
         assert special.binom_cdf(3, 3, p) == special.binom_cdf(4, 3, p) == special.binom_sf(0, 3, p) == 1.0
         assert special.binom_pmf(0, 0, p) == 1.0
         assert special.binom_sf(4, 3, p) == special.binom_cdf(-1, 3, p) == 0.0
+
+
+def test_nothing_happens_now_and_then_where_p_is_0_or_1() -> None:
+    assert special.binom_pmf(1, 3, 0.0) == special.binom_pmf(1, 3, 1.0) == 0.0
 
 
 @pytest.mark.parametrize(("k", "n", "p"), [(190, 200, 0.5), (2, 400, 0.25), (300, 400, 0.375), (60, 60, 0.0009765625)])
@@ -212,9 +218,10 @@ def test_equivalence_names_the_margin_it_refuses(margin: float) -> None:
         equivalence(3, 2, 40, margin)
 
 
-def test_a_level_to_decide_at_is_decided_or_met_within_a_millionth() -> None:
-    near = equivalence(5, 4, 100, 0.1, slack=1e-6).p_hold.upper - 5e-7
-    found = equivalence(5, 4, 100, 0.1, decide_at=near).p_hold
+@pytest.mark.parametrize(("rule", "margin"), [(noninferiority, -0.1), (equivalence, 0.1)])
+def test_a_level_to_decide_at_is_decided_or_met_within_a_millionth(rule, margin: float) -> None:
+    near = rule(5, 4, 100, margin, slack=1e-6).p_hold.upper - 5e-7
+    found = rule(5, 4, 100, margin, decide_at=near).p_hold
     assert found.lower > near or found.upper <= near or found.upper - found.lower <= 1.01e-6
 
 
@@ -236,10 +243,30 @@ def test_brackets_shown_are_wider_above_2000_items() -> None:
     assert [paired._display_slack(n) for n in (2000, 2001)] == [1e-4, 1e-3]
 
 
+def test_brackets_are_as_narrow_as_said_unless_told() -> None:
+    assert [paired._slack(n, None, None) for n in (2000, 2001)] == [1e-4, 1e-3]
+    assert paired._slack(2001, 0.05, None) == 1e-6
+    assert paired._slack(2001, 0.05, 1e-7) == 1e-7
+
+
+def test_rows_are_found_where_z_rises_with_losses_too() -> None:
+    """Never seen; but if it were, it had to be seen."""
+    firsts = (1, 2, 0, 3, 2, 2)
+    with mock.patch.object(paired, "_z", lambda b, c, n, delta0: b - firsts[b + c]):
+        assert paired._starts(5, -0.1, 0.0) == list(firsts)
+        assert noninferiority(2, 1, 5, -0.1) == ((0.0, 1.0), (0.0, 1.0), False)
+    assert [paired._monotone(rows) for rows in ((0, 1, 1, 2), (1, 3), (1, 0))] == [True, False, False]
+
+
 @pytest.mark.parametrize("delta0", [-1.0, 1.0, 1.5])
 def test_a_difference_of_one_is_no_margin(delta0: float) -> None:
     with pytest.raises(ValueError, match="expected -1 < delta0 < 1"):
         paired.tango_z(2, 1, 5, delta0)
+
+
+@pytest.mark.parametrize(("b", "c", "n", "delta0"), [(0, 12, 13, -0.99), (0, 5, 11, -0.3), (0, 17, 17, -0.99), (2, 15, 17, -0.9)])
+def test_rounding_makes_no_cell_negative(b: int, c: int, n: int, delta0: float) -> None:
+    assert -delta0 <= paired.tango_p21(b, c, n, delta0) <= (1 - delta0) / 2
 
 
 def test_cells_may_exceed_one_by_rounding() -> None:
@@ -252,6 +279,22 @@ def test_polishing_is_newton_with_the_true_slope() -> None:
     coefficients = [Fraction(c) for c in (1, -10, 35, -50, 24)]
     polished = [paired._polish(coefficients, root + 0.01) for root in (1, 2, 3, 4)]
     assert polished == pytest.approx([1, 2, 3, 4], abs=1e-13)
+
+
+def test_polishing_leaves_a_multiple_root_where_it_is() -> None:
+    assert paired._polish([Fraction(c) for c in (1, -4, 6, -4, 1)], 1.0) == 1.0
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(1, 2, 40), (7, 3, 50), (30, 20, 60), (2, 9, 200), (60, 45, 1319)])
+def test_the_quartic_gives_its_roots_to_the_last_digit(b: int, c: int, n: int) -> None:
+    coefficients = paired._tango_quartic(b, c, n, Fraction(special.normal_quantile(0.95)) ** 2)
+
+    def quartic(x: float) -> Fraction:
+        return functools.reduce(lambda value, coefficient: value * Fraction(x) + coefficient, coefficients)
+
+    for root in tango_interval(b, c, n, 0.05, "quartic"):
+        below, above = (quartic(math.nextafter(root, towards)) for towards in (-1, 1))
+        assert below * above < 0
 
 
 # --- changes --------------------------------------------------------------------------------------
@@ -351,6 +394,9 @@ def test_one_unit_can_be_enough_where_almost_nothing_is_claimed() -> None:
         (lambda: plan.agreement_bound(10, -1.5, 1.0, 0.05, 0.8), "-1 < truth"),
         (lambda: plan.agreement_bound(10, 0.5, 0.0, 0.05, 0.8), "spread > 0"),
         (lambda: plan.corrected_se(10, 10, 0.0, 0.5), "sd > 0"),
+        (lambda: plan.mcnemar_power(10, 0.0, 0.0, 0.05), "0 < psi <= 1"),
+        (lambda: plan.mcnemar_power(10, 1.5, 0.0, 0.05), "0 < psi <= 1"),
+        (lambda: plan.mcnemar_power(10, 0.1, 0.2, 0.05), "0 < psi <= 1"),
     ],
 )
 def test_plans_name_what_they_cannot_do(call, message: str) -> None:
@@ -366,7 +412,10 @@ def test_the_edges_that_plans_allow() -> None:
 
 
 def test_equal_units_stop_where_the_capital_says() -> None:
-    for value, u, support, gap in ((0.1, 0.4, (-1.0, 2.0), None), (0.1, 0.4, (-1.0, 2.0), 0.3), (0.2, 0.9, (0.0, 1.5), None)):
+    wide, narrow = (-1.0, 2.0), (0.0, 1.0)  # at the narrow end bets are large, and the gap expected counts
+    bets = [(0.1, 0.4, wide, None), (0.1, 0.4, wide, 0.3), (0.2, 0.9, (0.0, 1.5), None)]
+    bets += [(0.94, 0.95, narrow, None), (0.94, 0.95, narrow, 0.01)]
+    for value, u, support, gap in bets:
         n = plan.betting_min_n(value, u, support, 1e-4, gap)
         expected = (u - support[0]) / 2 if gap is None else gap
         at, before = (betting_p([u - value] * k, support[1] - u, expected, (support[1] - support[0]) / 2) for k in (n, n - 1))
@@ -385,3 +434,46 @@ def test_blocks_are_the_fewest_that_do(sd: float, bound: float) -> None:
         return k >= (stats.t.isf(0.05, k - 1) + stats.t.ppf(0.8, k - 1)) ** 2 * (sd / bound) ** 2
 
     assert plan.ratio_k(sd, bound, 0.05, 0.8) == next(k for k in range(4, 1000) if enough(k))
+
+
+@pytest.mark.parametrize(("n", "psi", "margin"), [(2, 0.10, 0.7764), (3, 0.05, 0.6316)])
+def test_the_margin_of_no_flip_is_found_to_the_last_of_its_digits(n: int, psi: float, margin: float) -> None:
+    """Only a table without flips shows it: (1 - margin)^n <= .05, and .9^2 and .95^3 are above .8."""
+    assert plan.ni_margin(n, psi, 0.05, 0.8) == margin
+    assert (1 - margin) ** n <= 0.05 < (1 - margin + 1e-4) ** n
+
+
+def test_the_smallest_margin_there_is() -> None:
+    assert plan.ni_margin(20, 1.0, 0.05, 0.8, delta1=1.0) == 0.0001
+
+
+def test_a_weight_may_be_zero() -> None:
+    never, without = ((0.05, 9.0), (1.0, 0.0)), ((0.05,), (1.0,))
+    stops = [plan.betting_stops(*units, 0.95, 0.05, 1.0, 0.05, 100, 2, "s") for units in (never, without)]
+    assert stops == [(78, 78), (78, 78)]
+
+
+@pytest.mark.parametrize(("bound", "psi", "delta1"), [(0.1, 0.5, 0.3), (0.2, 0.6, 0.5), (0.4, 0.9, 0.6)])
+def test_superiority_by_a_bound_is_planned_with_the_likeliest_cells_at_the_bound(bound: float, psi: float, delta1: float) -> None:
+    p12, p21 = (psi + delta1) / 2, (psi - delta1) / 2
+
+    def unlikely(q: float) -> float:
+        return -p12 * math.log(q + bound) - p21 * math.log(q) - (1 - psi) * math.log(1 - bound - 2 * q)
+
+    q = optimize.minimize_scalar(unlikely, bounds=(0, (1 - bound) / 2), method="bounded", options={"xatol": 1e-12}).x
+    spread = stats.norm.isf(0.05) * math.sqrt(2 * q + bound - bound**2) + stats.norm.isf(0.2) * math.sqrt(psi - delta1**2)
+    assert plan.ni_n(-bound, psi, 0.05, 0.8, delta1) == math.ceil((spread / (delta1 - bound)) ** 2)
+
+
+def test_one_item_that_does_not_flip_shows_a_margin_of_all_but_alpha() -> None:
+    assert plan.ni_exact_n(0.99, 0.02, 0.05, 0.8) == plan.equivalence_n(0.99, 0.02, 0.05, 0.8) == 1
+
+
+def test_the_table_of_nothing_but_gains_is_a_region_too() -> None:
+    """Where all items gain, superiority by .5 is shown from .75^n <= .05 on."""
+    assert plan.ni_exact_n(-0.5, 1.0, 0.05, 0.8, delta1=1.0) == 11
+
+
+def test_mcnemar_has_a_row_for_every_count_of_flips() -> None:
+    assert [len(plan._mcnemar_starts(n, 0.05)) for n in (1, 1023, 1024, 1025)] == [2, 1024, 1025, 1026]
+    assert plan.mcnemar_power(6, 1.0, 1.0, 2**-6) == 1.0  # a p equal to alpha is enough
