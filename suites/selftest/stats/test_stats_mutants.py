@@ -477,3 +477,17 @@ def test_the_table_of_nothing_but_gains_is_a_region_too() -> None:
 def test_mcnemar_has_a_row_for_every_count_of_flips() -> None:
     assert [len(plan._mcnemar_starts(n, 0.05)) for n in (1, 1023, 1024, 1025)] == [2, 1024, 1025, 1026]
     assert plan.mcnemar_power(6, 1.0, 1.0, 2**-6) == 1.0  # a p equal to alpha is enough
+
+
+@pytest.mark.parametrize(("n", "p"), [(500, 0.02), (2000, 0.01), (5000, 0.002)])
+def test_the_rows_left_out_of_a_staircase_weigh_less_than_it_promises(n: int, p: float) -> None:
+    """P(b >= 1) has a closed form, and its rows reach far to the right where flips are rare."""
+    exact = -math.expm1(n * math.log1p(-p))
+    assert abs(staircase_probability([1] * (n + 1))(p, p) - exact) < 1e-12
+
+
+@pytest.mark.parametrize("monotone", [(True, False), (False, True)])
+def test_one_region_that_is_not_monotone_decides_nothing(monotone: tuple[bool, bool]) -> None:
+    with mock.patch.object(paired, "_monotone", side_effect=monotone):
+        tests = noninferiority(3, 2, 20, -0.1)
+    assert (tests.p_hold, tests.p_fail, tests.monotone) == ((0.0, 1.0), (0.0, 1.0), False)
