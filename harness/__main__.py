@@ -51,8 +51,9 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
-        "--install", action="append", default=[], metavar="EXTRA", help="install an extra here: hf, llamacpp, openai, train, test"
-    )
+        "--install", action="extend", nargs="+", default=[], metavar="NAME",
+        help="install extras here (hf, llamacpp, openai, train, test) or environments of their own (vllm, gptqmodel, legacy)",
+    )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
 
     make = verbs.add_parser("make", help="make artifacts of the lifecycle file", epilog="example: python -m harness make base tuned")
@@ -140,11 +141,14 @@ def _lifecycle(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from harness import provenance
+    from harness import environments, provenance
     from harness.store import default_root
 
-    for extra in args.install:
-        _install(extra)
+    for name in args.install:
+        if name in environments.ENVIRONMENTS:
+            environments.install(name, lambda line: print(line, flush=True))
+        else:
+            _install(name)
     importlib.invalidate_caches()
     machine = provenance.machine()
     print(f"python    {machine['python']}, {machine['system']}, {machine['cores']} cores, {(machine['memory_bytes'] or 0) / 2**30:.0f} GiB")
@@ -157,7 +161,16 @@ def _doctor(args: argparse.Namespace) -> int:
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         state = "ready" if not missing else f"missing {', '.join(missing)}: python -m harness doctor --install {name}"
         print(f"{name:<9} {state}")
+    for name, environment in environments.ENVIRONMENTS.items():
+        print(f"{name:<9} {_environment_state(name)} (apart: {environment.what})")
     return 0
+
+
+def _environment_state(name: str) -> str:
+    from harness import environments
+
+    need = environments.missing(name)
+    return f"ready: {environments.python(name)}" if need is None else f"missing, {need.why}: {need.how}"
 
 
 def _extras() -> dict[str, tuple[str, ...]]:
@@ -179,7 +192,9 @@ def _install(extra: str) -> None:
         if f'extra == "{extra}"' in line.replace("'", '"') and not line.startswith("lifecycle-harness")
     ]
     if not wanted:
-        raise HarnessError(f"no extra {extra!r}; known: {', '.join(_extras())}")
+        from harness.environments import ENVIRONMENTS
+
+        raise HarnessError(f"no extra or environment {extra!r}; known: {', '.join((*_extras(), *ENVIRONMENTS))}")
     environment = {**os.environ, "CMAKE_ARGS": os.environ.get("CMAKE_ARGS", _cmake_args())}
     environment.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     print(f"installing {', '.join(wanted)}" + ("; compiling llama.cpp takes some minutes, once" if extra == "llamacpp" else ""), flush=True)

@@ -1,14 +1,15 @@
 """The lifecycle file (TOML) and ``--subject``, as frozen settings. Unknown keys are errors.
 
 [lifecycle]            name; golden = folder of the golden sets
-[subjects]             name = "scheme:location"
-[quant]                reference, builds, sets, texts: what suites/quant compares
+[subjects]             name = "scheme:location"; location may be "recipe:NAME" behind an engine's name (vllm:recipe:tuned)
+[quant]                builds, sets, texts: what suites/quant compares; references: the unquantized subject, one for each engine;
+                       guarded: the builds whose refusals are asked for (default: all)
 [recipes.NAME]         numbers of a recipe of the built-in subject
-[tiers.smoke]          items, texts, blocks: how much of each a tier uses (0: all)
+[tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
                        expect = "fails" with why = "..." for what is known to be broken
-[[release]]            name, rule = "all" | "any" | "exploratory", claims = families or claims by name ("Q1", "Q1.flips"):
-                       what each build must show before it may go out, in this order
+[[release]]            name, rule = "all" | "any" | "exploratory", claims = families or claims by name ("Q1", "Q1.flips";
+                       "Q8?" where a build has one): what each build must show before it may go out, in this order
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from harness.types import Claim, Family
 
 __all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_subject"]
 
-SCHEMES = ("recipe", "hf", "adapter", "gguf", "http", "https", "fake")
+SCHEMES = ("recipe", "hf", "vllm", "adapter", "gguf", "http", "https", "fake")
+_ENGINES = {"gguf": "llamacpp", "http": "openai", "https": "openai", "fake": "fake", "vllm": "vllm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,22 @@ class SubjectSpec:
     scheme: str
     location: str
 
+    @property
+    def engine(self) -> str:
+        """The engine that serves this subject."""
+        made_as_gguf = self.scheme == "recipe" and self.location.startswith("gguf-")
+        return "llamacpp" if made_as_gguf else _ENGINES.get(self.scheme, "hf")
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe that makes it: "" for what is ready-made."""
+        inside = self.location.removeprefix("recipe:")
+        return inside if self.scheme == "recipe" or inside != self.location else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """How much a tier measures: items of each golden set, documents, ABBA blocks; 0 means all.
+    """How much a tier measures: items of each golden set, documents, requests to refuse (0: all), ABBA blocks, further calibration seeds.
 
     Controls get a fixed subset of their own: enough to decide what they must show, at less cost.
     """
@@ -47,17 +61,22 @@ class Tier:
     name: str
     items: int = 0
     texts: int = 0
+    requests: int = 0
     blocks: int = 6
+    seeds: int = 1
     control_items: int = 300
     control_texts: int = 120
+    control_requests: int = 120
 
     def limit(self, kind: str, *, control: bool = False) -> int | None:
         """How many units of a golden set of this kind are used; None for all."""
-        documents = kind == "documents"
-        limits = [self.texts if documents else self.items]
-        if control:
-            limits.append(self.control_texts if documents else self.control_items)
-        return min((n for n in limits if n), default=None)
+        if kind == "refusal_labels":  # a person's work, not a model's: all of it, always
+            return None
+        full, part = {
+            "documents": (self.texts, self.control_texts),
+            "refusals": (self.requests, self.control_requests),
+        }.get(kind, (self.items, self.control_items))
+        return min((n for n in (full, part if control else 0) if n), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +100,11 @@ class Settings:
     root: Path
     golden: Path
     subjects: Mapping[str, SubjectSpec]
-    reference: str
+    references: tuple[str, ...]
     builds: tuple[str, ...]
     sets: tuple[str, ...]
     texts: str
+    guarded: tuple[str, ...]
     recipes: Mapping[str, Mapping[str, Any]]
     tiers: Mapping[str, Tier]
     claims: Mapping[str, Override] = field(default_factory=dict)
@@ -93,17 +113,37 @@ class Settings:
     def releases(self, claim_ids: Sequence[str]) -> dict[str, tuple[Family, ...]]:
         """For each build the families of ``[[release]]`` with the claims that concern it.
 
-        A claim concerns a build unless its brackets name another one. A name that no claim bears stays as it
-        is and will be missed: a release that was planned in part is no release.
+        A claim concerns a build unless its brackets name another one, or a reference of another engine. A name
+        that no claim bears stays as it is and will be missed: a release that was planned in part is no release.
         """
         found = {}
         for build in self.builds:
-            others = set(self.builds) - {build}
+            others = {*self.builds, *self.references} - {build, self.reference_of(build)}
             mine = [c for c in claim_ids if not others & {part.strip() for part in c.partition("[")[2].rstrip("]").split(",")}]
             families = tuple(replace(f, claims=tuple(x for name in f.claims for x in _bearing(name, mine))) for f in self.release)
             if {c for f in families for c in f.claims} & set(mine):
                 found[build] = families
         return found
+
+    def reference_of(self, build: str) -> str | None:
+        """The unquantized subject in the engine that serves ``build``: a difference between engines is no loss.
+
+        None where the engine has none; ConfigError for a name that is no subject.
+        """
+        engine = self.subject(build).engine
+        return next((name for name in self.references if self.subject(name).engine == engine), None)
+
+    @property
+    def references_in_use(self) -> tuple[str, ...]:
+        """Those that a build is compared with."""
+        used = {self.reference_of(build) for build in self.builds}
+        return tuple(name for name in self.references if name in used)
+
+    def subject(self, name: str) -> SubjectSpec:
+        """The subject by name; ConfigError if there is none."""
+        if name not in self.subjects:
+            raise ConfigError(f"no subject {name!r}: {nearest(name, list(self.subjects))}; add --subject {name}=gguf:FILE")
+        return self.subjects[name]
 
     def override(self, claim_id: str) -> Override | None:
         """What is said of this very claim, else of its family (the id before ``[``)."""
@@ -133,7 +173,7 @@ class Settings:
             raise ConfigError(f"--subject: a name stands twice in {list(texts)}; each subject is named once")
         new = tuple(name for name in given if name not in self.subjects and name != "source")
         builds = new or self.builds
-        return replace(self, subjects={**self.subjects, **given}, builds=builds)
+        return replace(self, subjects={**self.subjects, **given}, builds=builds, guarded=new or self.guarded)
 
 
 def parse_subject(text: str) -> SubjectSpec:
@@ -158,8 +198,8 @@ def load(path: Path) -> Settings:
     reader = _Reader(path)
     reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims", "release"], "the file")
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
-    quant = reader.table(data, "quant", {"reference": str, "builds": list, "sets": list, "texts": str})
-    for key in ("reference", "builds", "sets", "texts") if quant else ():
+    quant = reader.table(data, "quant", {"references": list, "builds": list, "sets": list, "texts": str, "guarded": list})
+    for key in ("references", "builds", "sets", "texts") if quant else ():
         if key not in quant:
             raise ConfigError(f"{path}: [quant] lacks {key!r}")
     subjects = data.get("subjects", {})
@@ -173,34 +213,38 @@ def load(path: Path) -> Settings:
         root=root,
         golden=root / head.get("golden", "golden"),
         subjects={spec.name: spec for spec in specs},
-        reference=quant.get("reference", ""),
+        references=tuple(quant.get("references", ())),
         builds=tuple(quant.get("builds", ())),
         sets=tuple(quant.get("sets", ())),
         texts=quant.get("texts", ""),
+        guarded=tuple(quant.get("guarded", quant.get("builds", ()))),
         recipes=data.get("recipes", {}),
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),
         release=_release(reader, data),
     )
-    for name in (settings.reference, *settings.builds) if quant else ():
+    for name in (*settings.references, *settings.builds, *settings.guarded):
         if name not in settings.subjects:
-            raise ConfigError(f"{path}: [quant] names the subject {name!r}; {nearest(name, list(settings.subjects))}")
+            raise ConfigError(f"{path}: [quant] names the subject {name!r}; {nearest(str(name), list(settings.subjects))}")
+    engines = [settings.subjects[name].engine for name in settings.references]
+    if len(set(engines)) < len(engines):
+        raise ConfigError(f"{path}: [quant] references = {list(settings.references)}: one for each engine, found {engines}")
     return settings
 
 
 def empty(root: Path) -> Settings:
     """The settings of a project without a lifecycle file: its ``golden`` folder and ``--subject``."""
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
-    return Settings(root.name, root, root, root / "golden", {}, "", (), (), "", {}, tiers)
+    return Settings(root.name, root, root, root / "golden", {}, (), (), (), "", (), {}, tiers)
 
 
-_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "blocks": 4}}
+_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0}}
 
 
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in data.get("tiers", {}):
-        shape = dict.fromkeys(("items", "texts", "blocks", "control_items", "control_texts"), int)
+        shape = dict.fromkeys(("items", "texts", "requests", "blocks", "seeds", "control_items", "control_texts", "control_requests"), int)
         table = reader.table(data["tiers"], name, shape, "tiers")
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
     return tiers
@@ -239,9 +283,11 @@ def _release(reader: _Reader, data: Mapping[str, Any]) -> tuple[Family, ...]:
 
 
 def _bearing(name: str, claim_ids: Sequence[str]) -> list[str]:
-    """The claims whose id, test (``Q1.flips``) or family (``Q1``) is ``name``; the name itself if there is none."""
+    """The claims whose id, test (``Q1.flips``) or family (``Q1``) is ``name``; the name itself if there is none, unless it ends in "?"."""
+    wanted = name.removesuffix("?")
     tests = {claim_id: claim_id.partition("[")[0] for claim_id in claim_ids}
-    return [c for c, test in tests.items() if name in (c, test) or test.startswith(name + ".")] or [name]
+    found = [c for c, test in tests.items() if wanted in (c, test) or test.startswith(wanted + ".")]
+    return found if found or wanted != name else [name]
 
 
 @dataclass(frozen=True, slots=True)

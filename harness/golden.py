@@ -146,6 +146,8 @@ _KINDS: Mapping[str, Mapping[str, _Check]] = {
         "answer": ("the index of a choice, counted from 0", _is_count),
     },
     "documents": {"text": _TEXT},
+    "refusals": {"prompt": _TEXT},
+    "refusal_labels": {"prompt": _TEXT, "answer": _TEXT, "refused": ("0 or 1", lambda value: _is_count(value) and value < 2)},
 }
 
 _ENTRY: Mapping[str, _Check] = {

@@ -114,6 +114,11 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError(str(error)) from error
 
 
+def tier_of(config: pytest.Config) -> str:
+    """The name of the tier of this session."""
+    return _option(config, "tier") or "full"
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """A wrong lifecycle file ends the session in one line, before any test is collected."""
     settings_of(session.config)
@@ -161,7 +166,7 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
     from harness import evidence, provenance
 
     settings = settings_of(config)
-    tier = _option(config, "tier") or "full"
+    tier = tier_of(config)
     run = Run(
         settings, settings.tier(tier).name, _run_folder(config, tier), hasattr(config, "workerinput"),
         frozenset(_options(config, "allow-missing")), provenance=provenance.collect(config.rootpath),
@@ -250,7 +255,7 @@ def pytest_configure_node(node: Any) -> None:
     """xdist: tells each worker where the evidence of this run goes."""
     config = node.config
     if _NODE_RUN not in config.stash:
-        config.stash[_NODE_RUN] = _run_folder(config, _option(config, "tier") or "full")
+        config.stash[_NODE_RUN] = _run_folder(config, tier_of(config))
     node.workerinput["harness_run"] = str(config.stash[_NODE_RUN])
 
 
@@ -578,8 +583,11 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return [
         f"lifecycle: {settings.path} · tier: {run.tier} · evidence: {run.folder}",
         *(
-            [f"reference: {settings.reference} · builds: {', '.join(settings.builds)} · sets: {', '.join(settings.sets)}, {settings.texts}"]
-            if settings.reference
+            [
+                f"references: {', '.join(settings.references)} · builds: {', '.join(settings.builds)}",
+                f"sets: {', '.join(settings.sets)}, {settings.texts}",
+            ]
+            if settings.references
             else []
         ),
         *wanted,

@@ -94,7 +94,7 @@ class Store:
             print(f"store: {folder} no longer has the bytes it was sealed with; moved to {aside}", file=sys.stderr)
         return found
 
-    def make(self, name: str, inputs: Mapping[str, Any], maker: Callable[[Path], None]) -> Artifact:
+    def make(self, name: str, inputs: Mapping[str, Any], maker: Callable[[Path], object]) -> Artifact:
         """The artifact, made by ``maker(folder)`` unless it is there already.
 
         Raises StoreError when it cannot be kept (full disk, no permission); whatever ``maker``
@@ -116,7 +116,7 @@ class Store:
                 f"Free some space or name another folder: HARNESS_STORE=/path"
             ) from error
 
-    def _make(self, name: str, inputs: Mapping[str, Any], maker: Callable[[Path], None]) -> Artifact:
+    def _make(self, name: str, inputs: Mapping[str, Any], maker: Callable[[Path], object]) -> Artifact:
         key = self.key(name, inputs)
         place = self.root / name / key
         _sweep(place)

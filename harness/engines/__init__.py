@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+from harness import environments
 from harness.engines.common import install, length_batches, token_digest
 from harness.errors import EngineError, MissingNeed, nearest
 from harness.types import Engine
@@ -22,6 +23,7 @@ ENGINES: Mapping[str, str] = {
     "hf": "harness.engines.hf:HF",
     "llamacpp": "harness.engines.llamacpp:LlamaCpp",
     "openai": "harness.engines.openai:OpenAI",
+    "vllm": "harness.engines.vllm:VLLM",
     "fake": "harness.engines.fake:Fake",
 }
 
@@ -40,6 +42,8 @@ _NEEDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "openai": (("aiohttp",), ("aiohttp",), install("openai")),
     "fake": ((), (), "nothing to install"),
 }
+
+_APART = {"vllm": "vllm"}  # engine -> the environment that it runs in, as a process
 
 
 def _needs(name: str) -> tuple[tuple[str, ...], tuple[str, ...], str]:
@@ -77,13 +81,20 @@ def available(name: str) -> MissingNeed | None:
 
     Nothing is imported. Raises EngineError for an unknown name.
     """
+    if name in _APART:
+        return environments.missing(_APART[name])
     modules, _, how = _needs(name)
     absent = [module for module in modules if importlib.util.find_spec(module) is None]
     return MissingNeed(name, f"not installed: {', '.join(absent)}", how) if absent else None
 
 
 def versions(name: str) -> dict[str, str]:
-    """Versions of the installed distributions behind an engine, without importing them."""
+    """Versions of the installed distributions behind an engine, without importing them.
+
+    Raises MissingNeed for an engine whose environment is not installed.
+    """
+    if name in _APART:
+        return environments.versions(_APART[name])
     found = {}
     for distribution in _needs(name)[1]:
         try:

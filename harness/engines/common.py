@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import EngineError, MissingNeed, SubjectError
 
 __all__ = [
+    "DTYPE_BITS",
     "common_prefix",
     "cut_at_stop",
     "install",
@@ -26,6 +27,7 @@ __all__ = [
     "quiet_transformers",
     "rng_for",
     "safetensors_entries",
+    "safetensors_file",
     "token_digest",
 ]
 
@@ -163,8 +165,10 @@ def pick_token(logits: Any, temperature: float, top_p: float, rng: Any) -> int:
 
 # --- model folders -------------------------------------------------------------------------------
 
-_WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-           "BOOL": 1, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+# bits per element
+DTYPE_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+              "BOOL": 8, "I8": 8, "U8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F8_E8M0": 8,
+              "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the library's own limit, in bytes
 
 TensorEntry = tuple[Path, str, tuple[int, ...], int]
@@ -193,18 +197,27 @@ def safetensors_entries(folder: Path) -> dict[str, TensorEntry]:
     index = folder / "model.safetensors.index.json"
     shards = ["model.safetensors"]
     if index.is_file():
-        shards = sorted({str(shard) for shard in load_json(index).get("weight_map", {}).values()})
+        shards = sorted({str(shard) for shard in _weight_map(index).values()})
     elif not (folder / shards[0]).is_file() and any(folder.glob("*.bin")):
         raise SubjectError(f"{folder}: only pickled weights (*.bin), which are never loaded; save them as safetensors")
     entries: dict[str, TensorEntry] = {}
     for shard in shards:
         if Path(shard).name != shard:
             raise SubjectError(f"{index}: shard {shard!r} lies outside the folder")
-        entries.update(_safetensors_file(folder / shard))
+        entries.update(safetensors_file(folder / shard))
     return entries
 
 
-def _safetensors_file(path: Path) -> dict[str, TensorEntry]:
+def _weight_map(index: Path) -> dict[str, Any]:
+    """Tensor names and the shards that hold them. Raises SubjectError if the index holds none."""
+    weight_map = load_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise SubjectError(f"{index}: weight_map is {type(weight_map).__name__}, expected tensor names and their shards")
+    return weight_map
+
+
+def safetensors_file(path: Path) -> dict[str, TensorEntry]:
+    """Every tensor of one safetensors file; reads and raises as safetensors_entries does."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -214,7 +227,9 @@ def _safetensors_file(path: Path) -> dict[str, TensorEntry]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise SubjectError(f"{path}: cannot be read ({error.strerror}); expected safetensors weights") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
+        if isinstance(error, SubjectError):
+            raise
         raise SubjectError(f"{path}: the safetensors header is not JSON; fetch or build it again") from error
     if not isinstance(header, dict):
         raise SubjectError(f"{path}: the safetensors header is no JSON object; fetch or build it again")
@@ -225,14 +240,14 @@ def _entry(path: Path, name: str, entry: Mapping[str, Any], start: int, size: in
     try:
         kind, shape = str(entry["dtype"]), tuple(map(int, entry["shape"]))
         begin, end = map(int, entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SubjectError(f"{path}: the entry of tensor {name!r} is malformed; fetch or build it again") from error
     if start + end > size:
         raise SubjectError(
             f"{path}: truncated: expected at least {start + end} bytes (tensor {name!r} ends there), found {size}; "
             "fetch or build the file again"
         )
-    expected = math.prod(shape) * _WIDTHS.get(kind, 0)
-    if not 0 <= begin <= end or min(shape, default=0) < 0 or (kind in _WIDTHS and end - begin != expected):
+    expected = math.prod(shape) * DTYPE_BITS.get(kind, 0)
+    if not 0 <= begin <= end or min(shape, default=0) < 0 or (kind in DTYPE_BITS and 8 * (end - begin) != expected):
         raise SubjectError(f"{path}: tensor {name!r} of shape {shape} does not fill its {end - begin} bytes")
     return path, kind, shape, start + begin

@@ -18,6 +18,7 @@ from harness.engines.common import (
     safetensors_entries,
     token_digest,
 )
+from harness.engines.loaded import Loaded, loaded_from
 from harness.engines.scoring import Item, Slice, collect, item_of
 from harness.errors import EngineError, MissingNeed, SubjectError
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
@@ -324,6 +325,11 @@ class HF:
         return result.logits if extra else result.logits[:, columns]
 
     # --- the rest of Engine ------------------------------------------------------------------------
+
+    def loaded(self) -> Loaded:
+        """What transformers holds: class, dtypes and bytes of each module with weights."""
+        self._open()
+        return loaded_from(self._model)
 
     def describe(self) -> Mapping[str, str]:
         """The conditions of a measurement; the digest of the folder is the caller's."""

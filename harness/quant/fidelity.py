@@ -1,7 +1,8 @@
 """How far a build's next-token distributions moved: KL divergence, top-1 flips, perplexity ratio.
 
-The unit is the document, never the token. Two engines read each document in lockstep, so the
-full distributions (tokens x vocabulary) of one document at a time are in memory, not of a corpus.
+The unit is the document, never the token. The reference is read from a file that was recorded once
+(harness.quant.logprob_file); the full distributions (tokens x vocabulary) of one document at a time
+are in memory, the build's only.
 """
 
 from __future__ import annotations
@@ -9,46 +10,62 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.engines import token_digest
 from harness.errors import EngineError
 from harness.progress import Progress
+from harness.quant.logprob_file import Kept, Reader, distributions
 from harness.types import Engine, Sample, Scored
 
 __all__ = ["compare", "kld_samples", "log_ratio_samples", "tail_samples", "top1_samples"]
 
 
-def compare(new: Engine, old: Engine, texts: Sequence[Scored], progress: Progress) -> list[dict[str, Any]]:
-    """One row per document: tokens, mean and maximum KL(old || new) in nats, top-1 flips, both NLLs."""
+def compare(new: Engine, reference: Reader, texts: Sequence[Scored], progress: Progress) -> list[dict[str, Any]]:
+    """One row per document: tokens, mean and maximum KL(reference || new) in nats, top-1 flips, both NLLs.
+
+    ``by_position`` holds the sums of KL and the positions added up, over the positions 1, 2-3, 4-7
+    and so on by powers of two. Texts may be some of those recorded, in any order.
+
+    Raises EngineError where ``new`` tokenizes a text differently or its numbers are not finite,
+    StoreError where the file is damaged or lacks a text.
+    """
     rows = []
     for done, text in enumerate(texts):
         progress("distributions", done, len(texts))
-        ours, theirs = new.logprobs([text])[0], old.logprobs([text])[0]
-        if ours.tokens != theirs.tokens:
+        kept = reference.text(text.id)
+        ours, whole = distributions(new, text)
+        if token_digest(ours.tokens[0]) != kept.token_digest:
             raise EngineError(f"document {text.id}: the two subjects tokenize it differently; their distributions cannot be compared")
-        assert ours.distributions is not None and theirs.distributions is not None  # asked for by Scored.full
-        rows.append(_row(text.id, ours.distributions[0], theirs.distributions[0], ours.logprobs[0], theirs.logprobs[0]))
+        rows.append(_row(kept, whole, ours.logprobs[0]))
     progress("distributions", len(texts), len(texts))
     return rows
 
 
-def _row(name: str, new: Any, old: Any, new_scored: Sequence[float], old_scored: Sequence[float]) -> dict[str, Any]:
+def _row(old: Kept, new: Any, new_scored: Sequence[float]) -> dict[str, Any]:
     import numpy as np
 
-    if not (np.isfinite(new).all() and np.isfinite(old).all()):
-        raise EngineError(f"document {name}: a log-probability is not finite; the build is broken or the dtype overflowed")
-    kld = np.sum(np.exp(old, dtype=np.float64) * (old.astype(np.float64) - new), axis=-1)
-    flips = np.argmax(new, axis=-1) != np.argmax(old, axis=-1)
+    kld = old.klds(new)
+    flips = np.argmax(new, axis=-1) != old.likeliest
+    # Rounding alone can push a divergence below zero: counted, and clipped where it is used.
+    above = np.maximum(kld, 0)
     return {
-        "id": name,
+        "id": old.id,
         "tokens": len(kld),
-        # Rounding alone can push a divergence below zero: counted, and clipped where it is used.
         "negative": int((kld < 0).sum()),
-        "kld_mean": float(np.maximum(kld, 0).mean()),
+        "kld_mean": float(above.mean()),
         "kld_max": float(kld.max()),
         "kld_max_at": int(kld.argmax()),
         "flips": int(flips.sum()),
         "nll_new": -float(np.sum(new_scored, dtype=np.float64)),
-        "nll_old": -float(np.sum(old_scored, dtype=np.float64)),
+        "nll_old": -float(np.sum(old.scored, dtype=np.float64)),
+        "by_position": _by_position(above),
     }
+
+
+def _by_position(kld: Any) -> dict[str, list[float]]:
+    import numpy as np
+
+    octave = np.frexp(np.arange(1, len(kld) + 1))[1] - 1  # floor of log2, exactly
+    return {"sum": np.bincount(octave, weights=kld).tolist(), "n": np.bincount(octave).tolist()}
 
 
 def kld_samples(rows: Sequence[Mapping[str, Any]], cap: float) -> tuple[Sample, ...]:

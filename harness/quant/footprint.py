@@ -1,7 +1,9 @@
-"""Speed and memory of a build, by interleaved paired runs, each in a process of its own.
+"""Speed and memory of a build, by interleaved paired runs.
 
-A process of its own because peak memory cannot be taken back, and because nothing one run warmed
-may help the next. A block is ABBA, the next BAAB: a linear drift of the machine cancels exactly.
+A block is ABBA, the next BAAB: a linear drift of the machine cancels exactly. Where an engine starts
+in a second each run is a process of its own, because peak memory cannot be taken back, and because
+nothing one run warmed may help the next. An engine that takes a minute to start (vLLM) is started
+once for each arm, and the runs take turns.
 
     python -m harness.quant.footprint ENGINE MODEL PROMPTS.json      one run, JSON on stdout
 """
@@ -13,48 +15,67 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.errors import EngineError
 from harness.progress import Progress
-from harness.types import Prompt, Sample, Sampling
+from harness.types import Engine, Prompt, Sample, Sampling
 
-__all__ = ["blocks", "peak_bytes", "run_samples"]
+__all__ = ["Run", "asker", "blocks", "peak_bytes", "run_samples", "spawner"]
+
+Run = Callable[[], dict[str, Any]]
+"""One run: tokens per second (prompt and answer, one stream), and peak resident bytes where it was a process."""
+
+_ANSWER = Sampling(max_tokens=48)
 
 
-def blocks(new: tuple[str, str], old: tuple[str, str], prompts: Sequence[Prompt], count: int, progress: Progress) -> list[dict[str, Any]]:
-    """``count`` blocks of four runs, new and old as (engine, location); one row per run, in order of time.
-
-    A row: block, arm, replicate, tokens per second (prompt and answer, one stream, one thread), peak
-    resident bytes. EngineError if a run dies, with the end of what it said.
-    """
+def blocks(runs: Mapping[str, Run], count: int, progress: Progress) -> list[dict[str, Any]]:
+    """``count`` blocks of four runs of the arms "new" and "old"; one row per run, in order of time."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="footprint-") as folder:
-        asked = Path(folder) / "prompts.json"
-        asked.write_text(json.dumps([list(p.messages) for p in prompts]), encoding="utf-8")
-        for block in range(count):
-            order = ("old", "new", "new", "old") if block % 2 == 0 else ("new", "old", "old", "new")
-            seen = {"new": 0, "old": 0}
-            for arm in order:
-                progress("speed", len(rows), 4 * count)
-                engine, location = new if arm == "new" else old
-                run = _spawn(engine, location, asked)
-                rows.append({"block": f"block-{block:02d}", "arm": arm, "replicate": seen[arm], **run})
-                seen[arm] += 1
+    for block in range(count):
+        order = ("old", "new", "new", "old") if block % 2 == 0 else ("new", "old", "old", "new")
+        for place, arm in enumerate(order):
+            progress("speed", len(rows), 4 * count)
+            rows.append({"block": f"block-{block:02d}", "arm": arm, "replicate": int(place > 1), **runs[arm]()})
     progress("speed", 4 * count, 4 * count)
     return rows
 
 
-def _spawn(engine: str, location: str, asked: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "harness.quant.footprint", engine, location, str(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-3:]
-        raise EngineError(f"speed run of {location} in {engine} ended with status {done.returncode}: {' / '.join(said)}")
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return result
+def spawner(engine: str, location: str | Path, prompts: Sequence[Prompt]) -> Run:
+    """A run in a process of its own, on one thread. EngineError if it dies, with the end of what it said."""
+
+    def run() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="footprint-") as folder:
+            asked = Path(folder) / "prompts.json"
+            asked.write_text(json.dumps([asdict(p) for p in prompts]), encoding="utf-8")
+            command = [sys.executable, "-m", "harness.quant.footprint", engine, str(location), str(asked)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()[-3:]
+            raise EngineError(f"speed run of {location} in {engine} ended with status {done.returncode}: {' / '.join(said)}")
+        result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return result
+
+    return run
+
+
+def asker(engine: Engine, prompts: Sequence[Prompt]) -> Run:
+    """A run in an engine that stays open, after one answer to warm it."""
+    engine.generate(prompts[:1], sampling=_ANSWER)
+    return lambda: _timed(engine, prompts)
+
+
+def _timed(engine: Engine, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    begun = time.perf_counter()
+    answers = [engine.generate([p], sampling=_ANSWER)[0] for p in prompts]
+    seconds = time.perf_counter() - begun
+    tokens = sum(a.tokens for a in answers)
+    if not tokens:
+        raise EngineError(f"a speed run gave no token; the engine says {answers[0].error or answers[0].finish!r}")
+    return {"tokens_per_s": tokens / seconds, "tokens": tokens}
 
 
 def run_samples(rows: Sequence[Mapping[str, Any]], figure: str) -> tuple[Sample, ...]:
@@ -83,16 +104,11 @@ def main(argv: Sequence[str]) -> int:
     from harness.engines import open_engine
 
     name, location, asked = argv
-    messages = json.loads(Path(asked).read_text("utf-8"))
     options = {"n_seq": 1, "threads": 1} if name == "llamacpp" else {}
     engine = open_engine(name, location, **options)
-    prompts = [Prompt(f"p{i}", tuple(m)) for i, m in enumerate(messages)]
+    prompts = [Prompt(row["id"], tuple(row["messages"]), row["text"]) for row in json.loads(Path(asked).read_text("utf-8"))]
     engine.generate(prompts[:1], sampling=Sampling(max_tokens=4))  # first call pages the weights in
-    begun = time.perf_counter()
-    answers = [engine.generate([p], sampling=Sampling(max_tokens=48))[0] for p in prompts]
-    seconds = time.perf_counter() - begun
-    tokens = sum(a.tokens for a in answers)
-    print(json.dumps({"tokens_per_s": tokens / seconds, "tokens": tokens, "peak_bytes": peak_bytes()}))
+    print(json.dumps({**_timed(engine, prompts), "peak_bytes": peak_bytes()}))
     return 0
 
 

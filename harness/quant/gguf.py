@@ -36,14 +36,25 @@ class Fallback:
 
 # --- what a recipe promises ----------------------------------------------------------------------
 
-# recipe -> types of the blocks' matrices, types of the output matrix (the embedding where tied)
+# recipe -> types of the blocks' matrices, types of the output matrix (the embedding where tied); llama.cpp's llama-quant.cpp.
+# Recipes that need an importance matrix (IQ) are left out, and so is Q4_1: the base model lies on its grid.
 _RECIPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gguf-q8_0": (("Q8_0",), ("Q8_0",)),
-    "gguf-q4_0": (("Q4_0",), ("Q6_K",)),
+    "gguf-q6_k": (("Q6_K",), ("Q6_K",)),
+    "gguf-q5_k_m": (("Q5_K", "Q6_K"), ("Q6_K",)),
+    "gguf-q5_k_s": (("Q5_K",), ("Q6_K",)),
+    "gguf-q5_0": (("Q5_0",), ("Q6_K",)),
     "gguf-q4_k_m": (("Q4_K", "Q6_K"), ("Q6_K",)),
+    "gguf-q4_k_s": (("Q4_K", "Q5_K"), ("Q6_K",)),
+    "gguf-q4_0": (("Q4_0",), ("Q6_K",)),
+    "gguf-q3_k_l": (("Q3_K", "Q5_K"), ("Q6_K",)),
+    "gguf-q3_k_m": (("Q3_K", "Q4_K", "Q5_K"), ("Q6_K",)),
+    "gguf-q3_k_s": (("Q3_K", "Q4_K"), ("Q6_K",)),
+    "gguf-q2_k": (("Q2_K", "Q3_K", "Q4_K"), ("Q6_K",)),
 }
-# what llama.cpp takes where a row is no multiple of 256: wanted type -> type taken
-_FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+# What llama.cpp takes where a row is no multiple of 256: wanted type -> types taken (IQ4_NL by older versions).
+# So Q2_K and Q3_K_S are one file but for the name where no row is: both are Q4_0.
+_FALLBACKS = {"Q2_K": ("Q4_0", "IQ4_NL"), "Q3_K": ("Q4_0", "IQ4_NL"), "Q4_K": ("Q5_0",), "Q5_K": ("Q5_1",), "Q6_K": ("Q8_0",)}
 
 
 def _recipe(recipe: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -70,8 +81,8 @@ def allowed_types(recipe: str) -> frozenset[str]:
 def tensor_fallbacks(header: Header, recipe: str | None) -> list[Fallback]:
     """The matrices of ``header`` that do not carry a type of ``recipe``, and why.
 
-    llama.cpp falls back without failing where a row is no multiple of 256 (Q4_K becomes Q5_0,
-    Q6_K becomes Q8_0): such a file is larger than its name says. A matrix of another type though
+    llama.cpp falls back without failing where a row is no multiple of 256 (Q2_K becomes Q4_0, Q4_K
+    Q5_0, Q6_K Q8_0): such a file is larger than its name says. A matrix of another type though
     its rows allowed the recipe's is reported with ``excused`` False. Vectors (norms) are not
     looked at: llama.cpp keeps them in F32. Without a recipe any quantized type will do. Raises
     SubjectError for an unknown recipe.
@@ -94,7 +105,7 @@ def _explain(tensor: TensorInfo, wanted: tuple[str, ...]) -> Fallback:
     sizes = {name: block for name, block, _ in TYPES.values()}
     columns = tensor.shape[-1]
     for name in wanted:
-        if _FALLBACKS.get(name) == tensor.type and columns % sizes[name]:
+        if tensor.type in _FALLBACKS.get(name, ()) and columns % sizes[name]:
             why = f"row length {columns} is not a multiple of {sizes[name]}"
             return Fallback(tensor.name, name, tensor.type, why, True)
     if all(columns % sizes[name] for name in wanted) and (tensor.type in FLOATS and columns % 32):
@@ -107,11 +118,16 @@ def _explain(tensor: TensorInfo, wanted: tuple[str, ...]) -> Fallback:
 
 # --- quantizing ----------------------------------------------------------------------------------
 
-KINDS = {"q8_0": (7, "Q8_0"), "q4_0": (2, "Q4_0"), "q4_k_m": (15, "Q4_K_M")}  # llama_ftype
+# recipe without "gguf-" -> llama_ftype, and the name that the file then calls itself by
+KINDS = {
+    "q8_0": (7, "Q8_0"), "q6_k": (18, "Q6_K"), "q5_k_m": (17, "Q5_K_M"), "q5_k_s": (16, "Q5_K_S"), "q5_0": (8, "Q5_0"),
+    "q4_k_m": (15, "Q4_K_M"), "q4_k_s": (14, "Q4_K_S"), "q4_0": (2, "Q4_0"),
+    "q3_k_l": (13, "Q3_K_L"), "q3_k_m": (12, "Q3_K_M"), "q3_k_s": (11, "Q3_K_S"), "q2_k": (10, "Q2_K"),
+}  # fmt: skip
 
 
 def quantize(src: str | Path, out: str | Path, kind: str, *, threads: int = 2) -> None:
-    """Quantizes an unquantized GGUF file in this process; ``kind`` is q8_0, q4_0 or q4_k_m.
+    """Quantizes an unquantized GGUF file in this process; ``kind`` is a key of KINDS.
 
     Where rows do not allow the recipe's type llama.cpp takes another one: see tensor_fallbacks.
     Raises SubjectError for an unusable or already quantized source, StoreError if llama.cpp fails

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 
 from harness.planner import Curve
 from harness.report.plots import Scale, line, rect, svg, text_at, x_axis, y_axis
-from harness.report.style import COLOURS, CSS
+from harness.report.style import COLOURS, CSS, curve_rules
 
 __all__ = ["curves", "power_curves"]
-
-# Dashes besides colours: colour alone would say nothing to some readers and to a printer.
-_CURVES = ("link", "fails", "holds", "inconclusive", "lost", "error")
-_DASHES = ("none", "8 4", "2 3", "10 3 2 3", "5 5", "1 5")
 
 
 def power_curves(title: str, drawn: Sequence[Curve], alpha: float, unit: str, n: int | None = None) -> str:
@@ -84,9 +80,10 @@ def _reached(curve: Curve) -> str:
 
 def _style() -> str:
     rules = [line for line in CSS.splitlines() if line.startswith("svg")]
-    rules += [".page{fill:var(--bg)}", ".curve{fill:none;stroke-width:2}", ".level{stroke:var(--muted);stroke-dasharray:1 4}"]
     rules += [
-        f".curve.c{i}{{stroke:var(--{c});stroke-dasharray:{d}}}.at.c{i}{{fill:var(--{c})}}"
-        for i, (c, d) in enumerate(zip(_CURVES, _DASHES, strict=True))
+        ".page{fill:var(--bg)}",
+        ".curve{fill:none;stroke-width:2}",
+        ".level{stroke:var(--muted);stroke-dasharray:1 4}",
+        *curve_rules(6),
     ]
     return COLOURS + "".join(rules)

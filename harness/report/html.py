@@ -7,9 +7,11 @@ from html import escape
 
 from harness.report import figures, sections
 from harness.report.builds import builds_of
+from harness.report.decision import decision
 from harness.report.markup import Html, badge, claim_id, link, said, scroll
 from harness.report.plots import mini
 from harness.report.style import CSS
+from harness.report.tensors import tensor_maps
 from harness.report.text import clean, number, one_line, span
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
@@ -23,14 +25,18 @@ def render(run: RunView) -> str:
     """The page as one string."""
     title = escape(clean(one_line(f"{run.lifecycle or 'run'} · {run.tier or 'tier not known'} · {release(run)}")))
     # Each: the anchor and name of a section, and its content; what is empty is left out.
+    builds = builds_of(run)
     parts = [
+        ("decision", "Which build", decision(run)),
+        ("tradeoff", "Quality against size, speed, memory", figures.tradeoff(builds)),
+        ("builds", "Table of methods", figures.builds_table(run, builds)),
         ("releases", "May it go out", sections.releases(run)),
         ("claims", "Claims", _claims(run)),
-        ("builds", "Builds side by side", figures.builds_table(run, builds_of(run))),
-        ("tradeoff", "Quality, size, speed", figures.tradeoff(builds_of(run))),
         ("differences", "Paired differences", figures.differences(run)),
         ("distributions", "Distributions by document", figures.distributions(run)),
-        ("flips", "Worst flips", sections.flips_section(run)),
+        ("positions", "KL by position", figures.positions(builds)),
+        ("tensors", "Tensors: what each really is", tensor_maps(builds)),
+        ("flips", "Flips side by side", sections.flips_section(run)),
         ("controls", "Controls: do the gates work", sections.controls(run)),
         ("provenance", "Conditions and provenance", sections.provenance(run)),
         ("evidence", "Evidence", sections.evidence(run)),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
+from harness.report.choice import RULE, Option, Point, choice, headline
 from harness.report.text import DASH, SYMBOLS, number, one_line, span
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
@@ -29,7 +30,7 @@ def escape(text: str, limit: int = 200) -> str:
 
 def render(run: RunView) -> str:
     """The summary. What does not fit is counted and left to the report."""
-    pieces = [_head(run), _releases(run), _failing(run), _by_build(run), *_families(run)]
+    pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _failing(run), *_families(run)]
     kept: list[str] = []
     size = 0
     for i, piece in enumerate(pieces):
@@ -73,6 +74,35 @@ def _shown(outcome: str) -> str:
     return f"{SYMBOLS.get(outcome, '·')} {escape(outcome.replace('_', ' '))}"
 
 
+def _decision(run: RunView) -> str:
+    """Which build to take and why; what each is good for, and what speaks against it."""
+    taken = choice(run)
+    if taken is None:
+        return ""
+    lines = ["## Which build", "", f"**Recommended: {escape(taken.pick.build.name) if taken.pick else 'none'}**", ""]
+    lines += [*(f"- {_point(p)}" for p in taken.why), "", escape(RULE, 600), ""]
+    for reference, options in taken.groups:
+        lines += [f"Compared with {escape(reference or 'nothing that is named')}:", ""]
+        lines += [line for option in options for line in _option(option)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _option(option: Option) -> list[str]:
+    none = "nothing more" if option.sound else "nothing yet, its guardrails do not all hold"
+    told = f"- **{escape(option.build.name)}** {_shown(option.outcome or 'no release verdict')}: {escape(headline(option.build))}"
+    return [
+        told,
+        f"  - best fit: {'; '.join(map(_point, option.fits)) or none}",
+        *(f"  - risk: {_point(p)}" for p in option.risks),
+        *([] if option.risks else ["  - risk: none among its claims"]),
+    ]
+
+
+def _point(point: Point) -> str:
+    return escape(point.text, 400) + (f" ({escape(point.claim.id)})" if point.claim else "")
+
+
 def _releases(run: RunView) -> str:
     """May each build go out."""
     if not run.releases:
@@ -113,21 +143,24 @@ def _row(c: ClaimView) -> list[str]:
 
 
 def _by_build(run: RunView) -> str:
+    """The table of methods."""
     builds = builds_of(run)
     if not builds:
         return ""
     sets = sets_of(builds)
     extra = [name for name in PER_BUILD if any(b.claim(name) for b in builds)]
-    head = ["build", "MB", "bits/weight"]
+    head = ["build", "release", "against", "engine", "format", "MB", "bits/weight"]
     head += [f"{escape(s)}: {what}" for s in sets for what in ("accuracy", "difference")]
-    table = _table([*head, *(PER_BUILD[name] for name in extra)], [_build(b, sets, extra) for b in builds])
-    lines = ["## By build", "", *table]
+    table = _table([*head, *(PER_BUILD[name] for name in extra)], [_build(run, b, sets, extra) for b in builds])
+    lines = ["## Table of methods", "", *table]
     return "\n".join([*lines, ""])
 
 
-def _build(build: Build, sets: Sequence[str], extra: Sequence[str]) -> list[str]:
-    size = build.size_bytes
-    cells = [escape(build.name), f"{size / 1e6:.1f}" if size else DASH, number(build.bits)]
+def _build(run: RunView, build: Build, sets: Sequence[str], extra: Sequence[str]) -> list[str]:
+    size, outcome = build.size_bytes, str(run.releases.get(build.name, {}).get("outcome") or "")
+    cells = [escape(build.name), _shown(outcome) if outcome else DASH]
+    cells += [escape(word, 60) or DASH for word in (build.reference, build.engine, build.format)]
+    cells += [f"{size / 1e6:.1f}" if size else DASH, number(build.bits)]
     for name in sets:
         claim = build.claim("accuracy", name)
         pair = arms(claim)

@@ -10,11 +10,13 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from harness.report.builds import Build
 from harness.report.text import DASH, SYMBOLS, clean, shorten
 from harness.report.view import ClaimView
 
 __all__ = [
     "Html",
+    "absent",
     "badge",
     "claim_id",
     "definitions",
@@ -72,6 +74,12 @@ def badge(outcome: str, extra: str = "", empty: bool = False) -> Html:
     name = escape(clean(outcome.replace("_", " ")))
     more = f" {escape(clean(extra))}" if extra else ""
     return Html(f'<span class="badge o-{kind}{" none" if empty else ""}">{SYMBOLS.get(outcome, "·")} {name}{more}</span>')
+
+
+def absent(what: str, builds: Iterable[Build]) -> str:
+    """What is missing of which builds, in a line; "" where nothing is."""
+    names = ", ".join(said(b.name, 80) for b in builds)
+    return f'<p class="muted small">{escape(what)}: {names}.</p>' if names else ""
 
 
 def scroll(inner: str, name: str) -> Html:

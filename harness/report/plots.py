@@ -17,15 +17,17 @@ from harness.report.text import number, one_line, signed, span
 
 __all__ = [
     "Interval",
-    "Mark",
     "Scale",
+    "Series",
     "Strip",
+    "bin_name",
+    "by_position",
     "forest",
     "line",
     "mini",
     "quartiles",
     "rect",
-    "scatter",
+    "scale_over",
     "strips",
     "svg",
     "text_at",
@@ -140,6 +142,19 @@ def x_axis(scale: Scale, top: float, bottom: float, title: str) -> list[str]:
     return [*parts, text_at((scale.start + scale.end) / 2, bottom + 34, title, "axis", "middle")]
 
 
+def y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
+    """Grid lines with their numbers at the left, and the title of the axis."""
+    parts = []
+    for tick in scale.ticks():
+        y = scale(tick)
+        kind = "zero" if _tidy(tick) == 0 else "grid"
+        parts += [line(left, y, right, y, kind), text_at(left - 6, y + 4, number(_tidy(tick)), "tick", "end")]
+    middle = (scale.start + scale.end) / 2
+    name = escape(one_line(title, 80))
+    parts.append(f'<text class="axis" text-anchor="middle" transform="translate(14 {middle:.1f}) rotate(-90)">{name}</text>')
+    return parts
+
+
 def _tidy(tick: float) -> float:
     """0.3 rather than 0.30000000000000004, and never minus zero."""
     return float(f"{tick:.6g}") + 0.0
@@ -220,62 +235,6 @@ def forest(intervals: Sequence[Interval], title: str) -> str:
     return svg(width, bottom + 42, f"{title}. " + " · ".join(i.said for i in intervals), body, "wide")
 
 
-# --- quality against size ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A build: how large, how good, how fast."""
-
-    x: float
-    interval: Interval
-    speed: float | None
-
-
-def scatter(marks: Sequence[Mark], title: str, x_title: str, y_title: str) -> str:
-    """Quality against size; the area of a mark is the speed ratio, which stands beside it too."""
-    width, height, left, top, bottom = 520.0, 330.0, 72.0, 34.0, 270.0
-    across = scale_over([m.x for m in marks], left + 24, width - 40)
-    up = scale_over([0.0, *(x for m in marks for x in m.interval.numbers)], bottom, top)
-    body = [text_at(left, 18, title, "title"), *x_axis(across, top, bottom, x_title), *y_axis(up, left, width - 16, y_title)]
-    for limit in sorted({x for m in marks for x in m.interval.limits}):
-        body.append(line(left, up(limit), width - 16, up(limit), "bound"))
-        body.append(text_at(width - 18, up(limit) - 5, f"margin {number(limit)}", "tick", "end"))
-    for mark in marks:
-        body += _build_mark(mark, across, up)
-    said = " · ".join(f"{m.interval.said} at {number(m.x)}" for m in marks)
-    return svg(width, height, f"{title}, {y_title} against {x_title}. {said}", body, "half")
-
-
-def y_axis(scale: Scale, left: float, right: float, title: str) -> list[str]:
-    """Grid lines with their numbers at the left, and the title of the axis."""
-    parts = []
-    for tick in scale.ticks():
-        y = scale(tick)
-        kind = "zero" if _tidy(tick) == 0 else "grid"
-        parts += [line(left, y, right, y, kind), text_at(left - 6, y + 4, number(_tidy(tick)), "tick", "end")]
-    middle = (scale.start + scale.end) / 2
-    name = escape(one_line(title, 80))
-    parts.append(f'<text class="axis" text-anchor="middle" transform="translate(14 {middle:.1f}) rotate(-90)">{name}</text>')
-    return parts
-
-
-def _build_mark(mark: Mark, across: Scale, up: Scale) -> list[str]:
-    x, y = across(mark.x), up(mark.interval.estimate)
-    kind = f"bar o-{outcome_class(mark.interval.outcome)}"
-    parts = []
-    if mark.interval.low is not None and mark.interval.high is not None:
-        ends = up(mark.interval.low), up(mark.interval.high)
-        parts = [line(x, ends[0], x, ends[1], kind), *(line(x - 5, e, x + 5, e, kind) for e in ends)]
-    size = 5 * math.sqrt(min(max(mark.speed or 1.0, 0.2), 6.0))
-    speed = "speed not measured" if mark.speed is None else f"{mark.speed:.3g}× tokens/s"
-    parts.append(_mark(x, y, mark.interval.outcome, size))
-    # Beside the mark, on the side with more room.
-    right = x < (across.start + across.end) / 2
-    at, anchor = (x + size + 6, "start") if right else (x - size - 6, "end")
-    return [*parts, text_at(at, y - 2, mark.interval.label, "label", anchor), text_at(at, y + 11, speed, "tick", anchor)]
-
-
 # --- distributions ----------------------------------------------------------------------------
 
 
@@ -323,3 +282,60 @@ def _strip(strip: Strip, scale: Scale, y: float) -> list[str]:
     if strip.mean is not None:
         body.append(_mark(scale(strip.mean), y, "inconclusive", 5).replace("o-inconclusive", "mean"))
     return body
+
+
+# --- by position ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: a mean per bin, None where a bin is empty. Bin i holds the positions 2^i to 2^(i+1) - 1."""
+
+    label: str
+    means: tuple[float | None, ...]
+
+
+def bin_name(i: int) -> str:
+    """1, 2–3, 4–7 ..."""
+    return "1" if i == 0 else f"{2**i}–{2 ** (i + 1) - 1}"
+
+
+def by_position(rows: Sequence[Series], over: Iterable[float], title: str) -> str:
+    """A line per build over bins of positions, log scales, ``over`` on the axis; each named at its end, on the right."""
+    width, left, right, top = 920.0, 64.0, 740.0, 10.0
+    bottom = top + max(190.0, 16.0 * len(rows))
+    count = max(len(r.means) for r in rows)
+    across = Scale(0, max(1, count - 1), left + 14, right)
+    up = scale_over(over, bottom, top, log=True)
+    body = y_axis(up, left, right, "KL, nats (log)")
+    body += [text_at(across(i), bottom + 16, bin_name(i), "tick", "middle") for i in range(count)]
+    body.append(text_at((left + right) / 2, bottom + 34, "position in the document", "axis", "middle"))
+    drawn = [[(across(i), up(v)) for i, v in enumerate(r.means) if v] for r in rows]
+    for i, points in enumerate(drawn):
+        body += _line_of(i, points)
+    for i, y in _spread([(points[-1][1] if points else bottom) for points in drawn], bottom):
+        x, at = drawn[i][-1] if drawn[i] else (right, bottom)
+        body += [line(x, at, right + 22, y, "leader"), line(right + 24, y, right + 48, y, f"curve c{i % KINDS}")]
+        body.append(text_at(right + 54, y + 4, one_line(rows[i].label, 18), "label"))
+    said = " · ".join(f"{r.label}: " + ", ".join(number(v) for v in r.means) for r in rows)
+    return svg(width, bottom + 42, f"{title}. {said}", body, "wide")
+
+
+KINDS = 12  # curves that differ in dash or colour
+
+
+def _line_of(i: int, points: Sequence[tuple[float, float]]) -> list[str]:
+    dots = [f'<circle class="at c{i % KINDS}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return [f'<polyline class="curve c{i % KINDS}" points="{path}"/>', *dots] if points else []
+
+
+def _spread(wanted: Sequence[float], bottom: float) -> list[tuple[int, float]]:
+    """Heights for names in the order of their lines, at least a line apart, none below the axis."""
+    order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
+    placed: list[tuple[int, float]] = []
+    for rank, i in enumerate(order):
+        last = bottom - 15.0 * (len(order) - 1 - rank)  # room for those that follow
+        first = placed[-1][1] + 15.0 if placed else 10.0
+        placed.append((i, max(first, min(wanted[i], last))))
+    return placed

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from harness.report.builds import Flip, flips, reference_of
+from harness.report.builds import Broken, Flip, broken, builds_of, flips, reference_of
 from harness.report.markup import Html, badge, claim_id, definitions, differing, file_link, link, said, said_json, table
 from harness.report.text import DASH, SYMBOLS, number, span
 from harness.report.view import ClaimView, RunView
@@ -14,7 +14,7 @@ from harness.types import Sample
 
 __all__ = ["controls", "evidence", "flips_section", "provenance", "recheck", "releases"]
 
-_FLIPS = 10  # shown per claim
+_FLIPS = 10  # items shown per table
 _ROWS = 40  # of a deterministic claim
 
 
@@ -47,28 +47,54 @@ def _release(name: str, verdict: Mapping[str, Any]) -> list[Html]:
 
 
 def flips_section(run: RunView) -> Html:
-    """Items the reference has right and the build wrong: numbers alone do not show what broke."""
-    return Html("".join(_flips_of(c) for c in run.claims if c.estimand == "paired_difference" and c.samples))
+    """Items the reference has right and a build wrong, side by side: numbers alone do not show what broke."""
+    groups: dict[tuple[str, ...], list[ClaimView]] = {}
+    order = {b.name: i for i, b in enumerate(builds_of(run))}
+    for c in sorted(run.claims, key=lambda c: order.get(c.params[-1] if c.params else "", len(order))):
+        if c.estimand == "paired_difference" and c.samples:
+            groups.setdefault((c.family, c.name, *c.params[:-1], reference_of(c)), []).append(c)
+    return Html("".join(_flips_of(claims) for claims in groups.values()))
 
 
-def _flips_of(c: ClaimView) -> str:
-    lost, gained = flips(c)
-    reference = reference_of(c)
-    summary = f"{link(c, claim_id(c))}: {len(lost)} right → wrong, {gained} wrong → right"
-    if not lost:
-        return f"<p>{summary}</p>"
-    head = ("item", "input", "target", f"{reference}, right", f"{c.params[-1] if c.params else 'new'}, wrong")
-    body = table(
-        f"Worst flips of {c.id}", head, [_flip(f) for f in lost[:_FLIPS]], ("num", "answer", "answer mono", "answer mono", "answer mono")
+def _flips_of(claims: Sequence[ClaimView]) -> str:
+    """Claims on the same items against the same reference: a row per item, a column per build."""
+    found = [flips(c) for c in claims]
+    counts = "".join(
+        f"<li>{link(c, claim_id(c))}: {len(lost)} right → wrong, {gained} wrong → right</li>"
+        for c, (lost, gained) in zip(claims, found, strict=True)
     )
-    shown = f"the worst {_FLIPS} of {len(lost)}" if len(lost) > _FLIPS else f"all {len(lost)}"
-    return f'<details><summary>{summary} <span class="muted">({shown})</span></summary>{body}</details>'
+    rows = broken([lost for lost, _ in found])
+    if not rows:
+        return f"<ul>{counts}</ul>"
+    names = ["item", "input", "target", f"{reference_of(claims[0])}, right", *(c.params[-1] if c.params else "new" for c in claims)]
+    cells = [_broken(row) for row in rows[:_FLIPS]]
+    kept = [i for i in range(len(names)) if any(row[i] for row in cells)]
+    tight = " tight" if len(claims) > 1 else ""
+    kinds = ["num", f"answer{tight}", *[f"answer mono{tight}"] * (2 + len(claims))]
+    shown_rows = [[row[i] for i in kept] for row in cells]
+    body = table(f"Worst flips of {claims[0].name}", [names[i] for i in kept], shown_rows, [kinds[i] for i in kept])
+    several = sum(len(row.flips) - row.flips.count(None) > 1 for row in rows)
+    shown = f"the worst {_FLIPS} of {len(rows)}" if len(rows) > _FLIPS else f"all {len(rows)}"
+    beside = f", {several} by more than one build" if len(claims) > 1 else ""
+    what = said(f"{', '.join(claims[0].params[:-1]) or claims[0].name} against {reference_of(claims[0])}", 200)
+    summary = f'{what}: {len(rows)} items broken{beside} <span class="muted">({shown})</span>'
+    return f"<ul>{counts}</ul><details><summary>{summary}</summary>{body}</details>"
 
 
-def _flip(flip: Flip) -> list[Html]:
-    old, new = differing(flip.old, flip.new)
+def _broken(row: Broken) -> list[Html]:
+    """A row of cells; an empty one where there is nothing to say."""
+    first = row.first
+    old = said(first.old, 600) if len(row.flips) > 1 else differing(first.old, first.new)[0]
+    told = [said(text, 600) if text else Html("") for text in (first.input, first.target)]
+    return [said(first.item, 80), *told, old, *map(_answer, row.flips)]
+
+
+def _answer(flip: Flip | None) -> Html:
+    """What a build answered, what differs marked; a tick where it did not break the item."""
+    if flip is None:
+        return Html('<span class="muted">✓ not broken</span>')
     status = f'<span class="sub">{said(flip.status.replace("_", " "), 60)}</span>' if flip.status != "ok" else ""
-    return [said(flip.item, 80), said(flip.input, 600), said(flip.target, 600), old, Html(new + status)]
+    return Html(f"✗ {differing(flip.old, flip.new)[1]}{status}")
 
 
 # --- controls ---------------------------------------------------------------------------------

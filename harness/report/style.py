@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "CSS"]
+__all__ = ["COLOURS", "CSS", "SHADES", "curve_rules"]
 
 _LIGHT = """
 --bg:#fff;--soft:#f6f8fa;--fg:#1b1f24;--muted:#57606a;--edge:#d0d7de;--link:#0550ae;--tint:#d8eef0;
@@ -17,10 +17,26 @@ _DARK = """
 --was:#12363b;--now:#5a231b;
 """
 
+SHADES = (2, 3, 4, 5, 6, 8, 16, 32)  # bits of a weight in a map of tensors, the faintest first
+_LIGHT_SHADES = "--s2:#eaf3fb;--s3:#d6e7f5;--s4:#bcd7ee;--s5:#98c1e3;--s6:#6fa7d4;--s8:#4488bf;--s16:#2a6197;--s32:#173f66;"
+_DARK_SHADES = "--s2:#14202d;--s3:#182c40;--s4:#1d3a56;--s5:#244b70;--s6:#2d608f;--s8:#3d7cb6;--s16:#6aa3d8;--s32:#b3d4f2;"
+
+# Dashes besides colours: colour alone would say nothing to some readers and to a printer.
+_CURVES = ("link", "fails", "holds", "inconclusive", "lost", "error")
+_DASHES = ("none", "8 4", "2 3", "10 3 2 3", "5 5", "1 5")
+
+
+def curve_rules(count: int) -> list[str]:
+    """A rule per curve, c0, c1 ...; no two of the first twelve share both colour and dash."""
+    kinds = ((i, _CURVES[i % 6], _DASHES[(i + i // 6) % 6]) for i in range(count))
+    return [f".curve.c{i}{{stroke:var(--{c});stroke-dasharray:{d}}}.at.c{i}{{fill:var(--{c})}}" for i, c, d in kinds]
+
+
 COLOURS = f":root{{color-scheme:light dark;{_LIGHT}}}@media (prefers-color-scheme:dark){{:root{{{_DARK}}}}}".replace("\n", "")
 
 CSS = (
     COLOURS
+    + f":root{{{_LIGHT_SHADES}}}@media (prefers-color-scheme:dark){{:root{{{_DARK_SHADES}}}}}"
     + """
 *{box-sizing:border-box}
 html{scroll-padding-top:1rem}
@@ -46,6 +62,17 @@ pre{background:var(--soft);border:1px solid var(--edge);border-radius:6px;paddin
 .release.open{color:var(--inconclusive);background:var(--inconclusive-bg)}
 .warn{border:2px solid var(--inconclusive);color:var(--inconclusive);background:var(--inconclusive-bg);border-radius:8px;
  padding:.5rem 1rem;font-weight:650;max-width:none;overflow-wrap:anywhere}
+.advice{border-left:6px solid;border-radius:8px;padding:.5rem 1rem;margin:.6rem 0}
+.advice.good{border-color:var(--holds);background:var(--holds-bg)}
+.advice.open{border-color:var(--inconclusive);background:var(--inconclusive-bg)}
+.pick{font-size:1.2rem}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:.8rem}
+.card{border:1px solid var(--edge);border-radius:8px;padding:.5rem .9rem .7rem;overflow-wrap:anywhere;font-size:.9rem}
+.card.picked{border:2px solid var(--holds)}
+.card .name{font-size:1.02rem}
+h4{margin:.5rem 0 0;font-size:.8rem;color:var(--muted);font-weight:600}
+.advice ul,.card ul{margin:.2rem 0;padding-left:1.1rem}
+li{margin:.15rem 0}
 .badges{display:flex;flex-wrap:wrap;gap:.4rem;list-style:none;padding:0;margin:.5rem 0}
 .badge{display:inline-block;white-space:nowrap;border-radius:1em;padding:.05rem .6rem;font-size:.84rem;font-weight:600;
  border:1px solid currentColor;color:var(--absent);background:var(--absent-bg)}
@@ -80,6 +107,7 @@ th[colspan]:not([scope=rowgroup]){text-align:center}
 .was{background:var(--was);text-decoration:underline dotted}
 .now{background:var(--now);text-decoration:underline wavy;text-decoration-thickness:1px}
 .answer{white-space:pre-wrap;overflow-wrap:anywhere;min-width:17rem;max-width:34rem}
+.answer.tight{min-width:12rem}
 details{margin:.5rem 0}
 summary{cursor:pointer;padding:.25rem 0}
 article{border:1px solid var(--edge);border-radius:8px;padding:.2rem 1rem .7rem;margin:.9rem 0}
@@ -111,6 +139,17 @@ svg .dot{fill:var(--link);fill-opacity:.45}
 svg .box{fill:none;stroke:var(--fg);stroke-width:1.2}
 svg .median{stroke:var(--fg);stroke-width:2.5}
 svg .mean{fill:var(--fg)}
+.plot .bar.beaten{stroke:var(--muted);stroke-width:1}
+.plot .mark.beaten{fill:var(--bg);stroke:var(--muted);stroke-width:1.5}
+.plot .leader{stroke:var(--muted);stroke-width:.7}
+.plot .strike{stroke:var(--fg);stroke-width:1.2}
+.plot .strike.wrong{stroke:var(--fails);stroke-width:2}
+.plot .spelled{font-size:10px;stroke-width:2.5px}
+.s0{fill:var(--bg);stroke:var(--muted)}
+.curve{fill:none;stroke-width:2}
+"""
+    + "\n".join([*(f".s{bits}{{fill:var(--s{bits})}}" for bits in SHADES), *curve_rules(12)])
+    + """
 @media (max-width:600px){
  body{padding:1rem .75rem 3rem}
  h1{font-size:1.3rem}
@@ -127,6 +166,7 @@ svg .mean{fill:var(--fg)}
 @media print{
  :root{"""
     + _LIGHT
+    + _LIGHT_SHADES
     + """}
  html{font-size:11px}
  body{max-width:none;padding:0}
@@ -138,7 +178,9 @@ svg .mean{fill:var(--fg)}
  .claim,.answer{min-width:0}
  .dense td{white-space:normal}
  .dense tbody th{position:static}
- tr,figure{break-inside:avoid}
+ tr,figure,.card{break-inside:avoid}
+ .panels{flex-wrap:nowrap}
+ .panels svg{min-width:0;flex:1 1 0}
  h2,h3{break-after:avoid}
  details::details-content{content-visibility:visible;block-size:auto}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}

@@ -7,7 +7,6 @@ the seal that is made after it, are not read: rendering again gives the same byt
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import zlib
 from collections import Counter
@@ -20,7 +19,7 @@ from harness import evidence
 from harness.errors import HarnessError
 from harness.types import Sample
 
-__all__ = ["OUTCOMES", "ClaimView", "RunView", "family_title", "load", "of_record", "release", "warnings_of"]
+__all__ = ["OUTCOMES", "ClaimView", "RunView", "family_title", "finite", "load", "of_record", "release", "warnings_of"]
 
 OUTCOMES = ("holds", "fails", "inconclusive", "not_evaluated", "error", "lost")
 _SAY = {
@@ -36,6 +35,9 @@ _TITLES = {
     "Q4": "Inventory: is it really quantized",
     "Q5": "Footprint: speed and memory on this machine",
     "Q6": "Tokenizer, template and configuration",
+    "Q7": "Refusals",
+    "Q8": "Calibration: disjoint from what is measured, and not luck",
+    "Q12": "Sensitivity: the layers and slices that lose most",
     "E3": "Conditions: both arms ran under the same ones",
     "E6": "The gates: size and power at the n in use",
     "E7": "Sample size: planned before it was spent",
@@ -95,17 +97,17 @@ class ClaimView:
     @property
     def estimate(self) -> float | None:
         """The estimate of the verdict, if there is one."""
-        return _finite(self.verdict.get("estimate"))
+        return finite(self.verdict.get("estimate"))
 
     @property
     def low(self) -> float | None:
         """Lower confidence limit."""
-        return _finite(self.verdict.get("low"))
+        return finite(self.verdict.get("low"))
 
     @property
     def high(self) -> float | None:
         """Upper confidence limit."""
-        return _finite(self.verdict.get("high"))
+        return finite(self.verdict.get("high"))
 
     @property
     def n(self) -> int:
@@ -125,7 +127,7 @@ class ClaimView:
     @property
     def limits(self) -> tuple[float, ...]:
         """Where the bound lies on the axis of the estimate."""
-        kind, limit, high = self.bound.get("kind"), _finite(self.bound.get("limit")), _finite(self.bound.get("high"))
+        kind, limit, high = self.bound.get("kind"), finite(self.bound.get("limit")), finite(self.bound.get("high"))
         if kind in (None, "identical") or limit is None:
             return ()
         if kind == "equivalent":
@@ -157,8 +159,8 @@ class ClaimView:
     def p(self) -> tuple[float | None, str]:
         """The p value that speaks to the outcome, and which one it is."""
         if self.outcome == "fails":
-            return _finite(self.verdict.get("p_fail")), "against"
-        return _finite(self.verdict.get("p_hold")), "for"
+            return finite(self.verdict.get("p_fail")), "against"
+        return finite(self.verdict.get("p_hold")), "for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +312,9 @@ def _rows(run: Path, named: Mapping[str, Any]) -> tuple[Sample, ...]:
     return evidence.rows_from_text(data.decode("utf-8", "surrogatepass"))
 
 
-def _finite(value: Any) -> float | None:
-    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def finite(value: Any) -> float | None:
+    """A number that can be drawn and compared; None for anything else."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
     return value if usable else None
 
 

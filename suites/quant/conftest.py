@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from harness.plugin import settings_of
+from harness.config import Settings
+from harness.plugin import settings_of, tier_of
+from harness.quant import recipes
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``build``: each build; ``golden_set``: each set with answers; ``any_set``: the documents too."""
+    """``build``: each build, in groups by what can be asked of it; ``reference``: each that another engine reads;
+    ``golden_set``: each set with answers, ``any_set``: the documents too; ``seed``: further calibration samples.
+    """
     settings = settings_of(metafunc.config)
+    # In transformers a folder is its own source; another engine's reading of it has to be shown.
+    converted = [name for name in settings.references_in_use if settings.subject(name).engine not in ("hf", "openai", "fake")]
     values = {
         "golden_set": settings.sets,
         "any_set": (*settings.sets, settings.texts),
-        "subject": (settings.reference, *settings.builds),
+        "subject": (*converted, *settings.builds),
         "build": settings.builds,
+        "guarded": settings.guarded,
+        "reference": converted,
+        "calibrated": [name for name in settings.builds if _calibrated(settings, name)],
+        # A process for each run where an engine starts in a second; one that stays open, and can be looked into, elsewhere.
+        "spawned": [name for name in settings.builds if settings.subject(name).engine not in ("vllm", "hf")],
+        "opened": [name for name in settings.builds if settings.subject(name).engine in ("vllm", "hf")],
+        "seed": range(1, 1 + settings.tier(tier_of(metafunc.config)).seeds),
     }
     for name, known in values.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, known)
+
+
+def _calibrated(settings: Settings, name: str) -> bool:
+    """Whether we made the build by a method that needs calibration; of a ready-made one nobody knows."""
+    recipe = settings.subject(name).recipe.partition(":")[0]
+    folder = bool(recipe) and settings.subject(name).engine != "llamacpp" and recipe not in ("base", "tuned")
+    return folder and recipes.parse(recipe).needs_calibration
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Build by build, so that each engine is opened once: starting one may take a minute."""
+    settings = settings_of(config)
+    order = [*settings.builds, *settings.references]
+    # a reference comes with its first build
+    first = {name: next((i for i, b in enumerate(settings.builds) if settings.reference_of(b) == name), 0) for name in settings.references}
+
+    def place(item: pytest.Item) -> int:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        named = [v for v in params.values() if v in order]
+        return first.get(named[0], order.index(named[0])) if named else -1
+
+    mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    ordered = iter(sorted(mine, key=place))
+    items[:] = [next(ordered) if item in mine else item for item in items]

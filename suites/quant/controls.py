@@ -13,7 +13,11 @@ from dataclasses import replace
 from harness.store import digest_json
 from harness.types import Control, Measurement, Sample
 
-DAMAGED = "damaged:noise-layer:12:3"  # block 12 of 30, noise at three times its own spread
+
+def drowned(reference: str) -> str:
+    """The reference with block 12 drowned in noise of three times its own spread."""
+    return f"damaged:{reference}:noise-layer:12:3"
+
 
 HOLDS = ("holds",)
 FAILS = ("fails",)

@@ -1,12 +1,13 @@
-"""What quantization gained, and whether it happened at all: bits, tensor types, speed, memory."""
+"""What quantization gained, and whether it happened at all: bits, tensor types, kernels, speed, memory."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
-from harness.engines.gguf_header import bits_per_weight, file_type
-from harness.quant import footprint
+from harness.quant import checkpoint, footprint
 from harness.quant.gguf import recipe_of, tensor_fallbacks
 from suites.quant import controls, margins
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.quant
 def _bits_claim(build: str) -> Claim:
     return Claim(
         f"Q4.bits[{build}]",
-        f"{build} is as small as it says: bits a weight over the whole file",
+        f"{build} is as small as it says: bits a weight over all tensors, scales and zero points included",
         at_most(margins.BITS),
         estimand="exact",
     )
@@ -24,32 +25,36 @@ def _bits_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_bits_claim)
 def test_it_is_as_small_as_it_says(claim, bench, build):
-    reference = bench.settings.reference
-    posing = Control("planted: the reference posing as the build", controls.FAILS, _bits(bench, reference))
+    posing = Control("planted: the reference posing as the build", controls.FAILS, _bits(bench, bench.reference(build)))
     claim.check(_bits(bench, build), controls=[posing])
 
 
 def _bits(bench, name) -> Measurement:
-    header = bench.header(name)
-    counts: dict[str, int] = {}
-    for tensor in header.tensors:
-        counts[tensor.type] = counts.get(tensor.type, 0) + 1
-    detail = {"size_bytes": bench.gguf_path(name).stat().st_size, "file_type": file_type(header), "tensors": dict(sorted(counts.items()))}
-    return Measurement("bits_per_weight", (Sample(name, bits_per_weight(header), detail=detail),), (bench.subject(name),))
+    facts, scheme = bench.inventory(name), bench.scheme(name)
+    detail = {
+        "size_bytes": sum(f.bytes for f in facts), "method": scheme.method, "format": scheme.weights, "group_size": scheme.group_size,
+        "symmetric": scheme.symmetric, "activations": scheme.activations, "kv_cache": scheme.kv_cache, "declared_in": scheme.declared_in,
+        "tensors": dict(sorted(Counter(f.found for f in facts).items())),
+    }  # fmt: skip
+    return Measurement("bits_per_weight", (Sample(name, checkpoint.bits_per_weight(facts), detail=detail),), (bench.subject(name),))
 
 
 def _types_claim(build: str) -> Claim:
-    return Claim(f"Q4.types[{build}]", f"each matrix of {build} has its recipe's type or the fallback its row length forces", identical())
+    text = f"each matrix of {build} is stored as the build declares, or as its width forces the quantizer to"
+    return Claim(f"Q4.types[{build}]", text, identical())
 
 
 @pytest.mark.claim(each=_types_claim)
-def test_every_tensor_is_quantized(claim, bench, build):
-    recipe = recipe_of(bench.header(build), build)
-    posing = Control("planted: the reference posing as the build", controls.FAILS, _types(bench, bench.settings.reference, recipe))
-    claim.check(_types(bench, build, recipe), controls=[posing])
+def test_every_tensor_is_what_it_is_declared_to_be(claim, bench, build):
+    if bench.engine_of(build) == "llamacpp":
+        recipe = recipe_of(bench.header(build), build)
+        honest, forged = _gguf_types(bench, build, recipe), _gguf_types(bench, bench.reference(build), recipe)
+    else:
+        honest, forged = _folder_types(bench, build), _folder_types(bench, f"forged:{build}")
+    claim.check(honest, controls=[Control("planted: the reference posing as the build", controls.FAILS, forged)])
 
 
-def _types(bench, name, recipe) -> Measurement:
+def _gguf_types(bench, name, recipe) -> Measurement:
     header = bench.header(name)
     fallbacks = {f.name: f for f in tensor_fallbacks(header, recipe)}
     rows = []
@@ -64,8 +69,51 @@ def _types(bench, name, recipe) -> Measurement:
     return Measurement("tensor_types", tuple(rows), (bench.subject(name),), {"recipe": recipe}, notes=(note,))
 
 
+def _folder_types(bench, name) -> Measurement:
+    rows = []
+    for fact in bench.inventory(name):
+        detail = {"found": fact.found, "declared": fact.declared, "kind": fact.kind, "bits": fact.bits, "bytes": fact.bytes}
+        rows.append(Sample(fact.name, float(fact.ok), detail=detail if fact.ok else {**detail, "why": fact.why}))
+    scheme = bench.scheme(name)
+    return Measurement("tensor_types", tuple(rows), (bench.subject(name),), {"method": scheme.method, "weights": scheme.weights})
+
+
+def _kernel_claim(opened: str) -> Claim:
+    text = f"the engine runs each matrix that {opened} quantized on a kernel for quantized weights, and holds it in few bits"
+    return Claim(f"Q4.kernel[{opened}]", text, identical())
+
+
+@pytest.mark.claim(each=_kernel_claim)
+def test_the_engine_really_runs_it_quantized(claim, bench, opened):
+    plain = _kernels(bench, bench.reference(opened), opened)
+    claim.check(
+        _kernels(bench, opened, opened),
+        controls=[Control("planted: the reference, which no quantized kernel runs", controls.FAILS, plain)],
+    )
+
+
+def _kernels(bench, name, build) -> Measurement:
+    """One row for each module of the engine that holds a matrix ``build`` declares quantized.
+
+    A class that says it is quantized is not enough: weights that were dequantized while loading take the room of floats.
+    """
+    quantized = {f.name: f.elements for f in bench.inventory(build) if f.expected_quantized}
+    rows, held = [], set()
+    for m in bench.loaded(name)["modules"]:
+        if not set(m["layers"]) & set(quantized):
+            continue
+        held |= set(m["layers"])
+        bits = 8 * m["bytes"] / sum(quantized.get(layer, 0) for layer in m["layers"])
+        plain = "Unquantized" in m["method"] or m["kind"] == "Linear"
+        detail = {k: m[k] for k in ("kind", "method", "scheme", "kernel", "dtypes", "bytes")}
+        detail["found"] = m["kernel"] or m["scheme"] or m["kind"]
+        rows.append(Sample(m["name"], float(bits <= margins.HELD_BITS and not plain), detail={**detail, "bits": bits}))
+    rows += [Sample(layer, 0.0, detail={"why": "the engine holds no such layer"}) for layer in sorted(set(quantized) - held)]
+    return Measurement("kernels", tuple(rows), (bench.subject(name),), {"engine": bench.engine_of(name)})
+
+
 def _speed_claim(build: str) -> Claim:
-    text = f"{build} answers faster than the reference: ratio of tokens a second, one stream on one thread"
+    text = f"{build} answers faster than the reference: ratio of tokens a second, one stream"
     return Claim(f"Q5.speed[{build}]", text, at_least(margins.SPEED), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_SPEED)
 
 
@@ -74,19 +122,36 @@ def test_it_is_faster_here(claim, bench, build):
     _gain(claim, bench, build, "tokens_per_s")
 
 
-def _memory_claim(build: str) -> Claim:
-    text = f"a process that answers with {build} takes less memory than one with the reference: ratio of peaks"
-    return Claim(f"Q5.memory[{build}]", text, at_most(margins.MEMORY), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_MEMORY)
+def _memory_claim(spawned: str) -> Claim:
+    text = f"a process that answers with {spawned} takes less memory than one with the reference: ratio of peaks"
+    return Claim(f"Q5.memory[{spawned}]", text, at_most(margins.MEMORY), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_MEMORY)
 
 
 @pytest.mark.claim(each=_memory_claim)
-def test_it_takes_less_memory_here(claim, bench, build):
-    _gain(claim, bench, build, "peak_bytes")
+def test_it_takes_less_memory_here(claim, bench, spawned):
+    _gain(claim, bench, spawned, "peak_bytes")
+
+
+def _held_claim(opened: str) -> Claim:
+    text = f"the engine holds the weights of {opened} in less memory than the reference's: ratio of bytes"
+    return Claim(f"Q5.memory[{opened}]", text, at_most(margins.MEMORY), estimand="exact")
+
+
+@pytest.mark.claim(each=_held_claim)
+def test_the_engine_holds_it_in_less_memory(claim, bench, opened):
+    reference = bench.reference(opened)
+
+    def measure(name: str) -> Measurement:
+        new, old = bench.loaded(name)["bytes"], bench.loaded(reference)["bytes"]
+        row = Sample(name, new / old, detail={"bytes": new, "reference_bytes": old})
+        return Measurement("held_bytes", (row,), (bench.subject(name), bench.subject(reference)))
+
+    claim.check(measure(opened), controls=[Control("A/A: the reference against itself shows no gain", controls.FAILS, measure(reference))])
 
 
 def _gain(claim, bench, build, figure) -> None:
     """A gain must be shown: nothing gained (A/A) and the arms swapped must both be stopped."""
-    reference = bench.settings.reference
+    reference = bench.reference(build)
     rows, same = bench.runs(build, reference), bench.runs(reference, reference)
     swapped = [{**r, "arm": "old" if r["arm"] == "new" else "new"} for r in rows]
 

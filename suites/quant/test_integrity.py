@@ -93,8 +93,9 @@ def test_tokenizer_and_template_survive(claim, bench, subject):
     prompts = [p for name in bench.settings.sets for p in bench.rendered_prompts(name)]
     source = bench.sidecar_source(subject)
     rows = sidecar.compare(bench.sidecar(subject, prompts), bench.sidecar(source, prompts))
-    wrong = {how: bench.sidecar(f"damaged:{how}", prompts) for how in ("wrong-template", "eos")}
-    reference = bench.sidecar(bench.settings.reference, prompts)
+    name = subject if subject in bench.settings.references else bench.reference(subject)
+    wrong = {how: bench.sidecar(f"damaged:{name}:{how}", prompts) for how in ("wrong-template", "eos")}
+    reference = bench.sidecar(name, prompts)
     planted = [
         Control(f"planted: {how}", controls.FAILS, Measurement("sidecar", _rows(sidecar.compare(side, reference))))
         for how, side in wrong.items()
@@ -114,7 +115,7 @@ def _conditions_claim(golden_set: str, build: str) -> Claim:
 
 @pytest.mark.claim(each=_conditions_claim)
 def test_both_arms_ran_under_the_same_conditions(claim, bench, golden_set, build):
-    new, old = bench.answers(build, golden_set), bench.answers(bench.settings.reference, golden_set)
+    new, old = bench.answers(build, golden_set), bench.answers(bench.reference(build), golden_set)
     other = {**old.conditions, "order": "as in the file"}
     claim.check(
         Measurement("conditions", _same(new.conditions, old.conditions), (new.subject, old.subject), {"old": dict(old.conditions)}),

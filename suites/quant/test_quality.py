@@ -10,7 +10,7 @@ from harness import Claim, Measurement, Sample, at_most, evals, non_inferior
 from harness.quant import fidelity
 from harness.types import Control
 from suites.quant import controls, margins
-from suites.quant.controls import DAMAGED, damaged, planted, unchanged
+from suites.quant.controls import damaged, drowned, planted, unchanged
 
 pytestmark = pytest.mark.quant
 
@@ -27,19 +27,19 @@ def _accuracy_claim(golden_set: str, build: str) -> Claim:
 @pytest.mark.claim(each=_accuracy_claim)
 def test_accuracy_is_not_worse(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
-    margin = claim.claim.bound.limit
-    pairs = _pairs(bench, golden_set)
-    again = pairs(bench.settings.reference, control=True)
+    margin, reference = claim.claim.bound.limit, bench.reference(build)
+    pairs = _pairs(bench, golden_set, reference)
+    again = pairs(reference, control=True)
     loss = Measurement("accuracy", evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
     claim.check(
         pairs(build),
-        controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss), damaged(pairs(DAMAGED, control=True))],
+        controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss), damaged(pairs(drowned(reference), control=True))],
     )
 
 
-def _pairs(bench, golden_set):
+def _pairs(bench, golden_set, reference):
     """A function: subject -> its answers paired with the reference's."""
-    old = bench.answers(bench.settings.reference, golden_set)
+    old = bench.answers(reference, golden_set)
 
     def pairs(name: str, *, control: bool = False) -> Measurement:
         new = bench.answers(name, golden_set, control=control)
@@ -59,12 +59,13 @@ def _flips_claim(golden_set: str, build: str) -> Claim:
 @pytest.mark.claim(each=_flips_claim)
 def test_few_items_change_either_way(claim, bench, golden_set, build):
     claim.needs(bench.golden(golden_set).n)
-    pairs = _pairs(bench, golden_set)
-    limit, nothing = claim.claim.bound.limit, _flips(pairs(bench.settings.reference, control=True))
+    reference = bench.reference(build)
+    pairs = _pairs(bench, golden_set, reference)
+    limit, nothing = claim.claim.bound.limit, _flips(pairs(reference, control=True))
     many = Measurement("flips", controls.with_share(nothing.samples, 2 * limit, claim.claim.id))
     claim.check(
         _flips(pairs(build)),
-        controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(DAMAGED, control=True)))],
+        controls=[unchanged(nothing), planted(f"{2 * limit:.0%} flips", many), damaged(_flips(pairs(drowned(reference), control=True)))],
     )
 
 
@@ -111,7 +112,7 @@ def test_the_likeliest_token_stays(claim, bench, build):
 
 def _fidelity(claim, bench, build, metric, samples, plant, conditions=None):
     """One leg over the documents, with its controls; ``plant(rows, limit)`` says what it plants, and plants it."""
-    reference = bench.settings.reference
+    reference = bench.reference(build)
     claim.needs(bench.golden(bench.settings.texts).n)
     said = conditions or {"texts": bench.settings.texts}
 
@@ -122,7 +123,7 @@ def _fidelity(claim, bench, build, metric, samples, plant, conditions=None):
     nothing = measure(reference, control=True)
     what, rows = plant(nothing.samples, claim.claim.bound.limit)
     more = planted(what, Measurement(metric, rows))
-    claim.check(measure(build), controls=[unchanged(nothing), more, damaged(measure(DAMAGED, control=True))])
+    claim.check(measure(build), controls=[unchanged(nothing), more, damaged(measure(drowned(reference), control=True))])
 
 
 def _shift(top):
@@ -153,7 +154,7 @@ def _perplexity_claim(build: str) -> Claim:
 
 @pytest.mark.claim(each=_perplexity_claim)
 def test_perplexity_ratio(claim, bench, build):
-    reference, limit = bench.settings.reference, math.log(claim.claim.bound.limit)
+    reference, limit = bench.reference(build), math.log(claim.claim.bound.limit)
     claim.needs(bench.golden(bench.settings.texts).n)
 
     def measure(name: str, *, control: bool = False) -> Measurement:
@@ -170,22 +171,21 @@ def test_perplexity_ratio(claim, bench, build):
             Control("A/A: the reference against itself, read again", controls.NOT_FAILS, again),
             Control("A/A with noise of mean zero", controls.HOLDS, still),
             planted("the bound squared", worse),
-            damaged(measure(DAMAGED, control=True)),
+            damaged(measure(drowned(reference), control=True)),
         ],
     )
 
 
-def _conversion_claim() -> Claim:
-    text = "the reference file says what the folder it was converted from says: KL in nats, mean over documents"
+def _conversion_claim(reference: str) -> Claim:
+    text = f"{reference} says in its engine what the folder it came from says in transformers: KL in nats, mean over documents"
     limit = at_most(margins.CONVERSION)
-    return Claim("Q2.conversion", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
+    return Claim(f"Q2.conversion[{reference}]", text, limit, estimand="bounded_mean", support=(0.0, margins.KLD_CAP), min_n=100)
 
 
 @pytest.mark.claim(each=_conversion_claim)
-def test_the_reference_is_the_tuned_model(claim, bench):
-    """A wrong conversion would make every comparison with the reference true and worthless."""
-    source = bench.converted_from()
-    reference = bench.settings.reference
+def test_the_reference_is_the_model_it_came_from(claim, bench, reference):
+    """A wrong conversion, or an engine that reads it wrongly, would make every comparison with it true and worthless."""
+    source = bench.converted_from(reference)
 
     def measure(name: str) -> Measurement:
         rows = fidelity.kld_samples(bench.distributions(name, source), margins.KLD_CAP)

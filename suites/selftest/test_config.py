@@ -13,7 +13,7 @@ from harness.errors import ConfigError
 pytestmark = pytest.mark.selftest
 
 ROOT = Path(__file__).parents[2]
-QUANT = '[subjects]\nr = "gguf:r.gguf"\nb = "gguf:b.gguf"\n[quant]\nreference = "r"\nbuilds = ["b"]\nsets = ["s"]\ntexts = "t"\n'
+QUANT = '[subjects]\nr = "gguf:r.gguf"\nb = "gguf:b.gguf"\n[quant]\nreferences = ["r"]\nbuilds = ["b"]\nsets = ["s"]\ntexts = "t"\n'
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -25,7 +25,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def test_the_built_in_file_loads():
     settings = load(ROOT / "fixtures" / "lifecycle.toml")
-    assert settings.reference == "gguf-f16"
+    assert settings.references[0] == "gguf-f16"
     assert settings.golden == ROOT / "golden"
 
 
@@ -36,7 +36,7 @@ def test_the_built_in_file_loads():
         ("[qant]\n", "unknown key 'qant'.*did you mean 'quant'"),
         (QUANT.replace("builds", "biulds"), "unknown key 'biulds'.*did you mean 'builds'"),
         (QUANT.replace('texts = "t"\n', ""), r"\[quant\] lacks 'texts'"),
-        (QUANT.replace('reference = "r"', "reference = 3"), "quant.reference = 3, expected str"),
+        (QUANT.replace('references = ["r"]', "references = 3"), "quant.references = 3, expected list"),
         (QUANT.replace('builds = ["b"]', 'builds = ["bb"]'), "names the subject 'bb'"),
         (QUANT.replace("gguf:b", "ggfu:b"), "unknown scheme 'ggfu'; did you mean 'gguf'"),
         (QUANT + "[tiers.smoke]\nitems = true\n", "smoke.items = True, expected int"),

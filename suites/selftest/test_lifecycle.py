@@ -43,17 +43,17 @@ class Counted:
         self.closed = True
 
 
-def test_the_two_engines_used_last_stay_open(tmp_path, monkeypatch):
+def test_the_three_engines_used_last_stay_open(tmp_path, monkeypatch):
     monkeypatch.setattr(lifecycle, "open_engine", lambda kind, location, **_: Counted(location))
     Counted.opened = []
-    for name in "abc":
+    for name in "abcd":
         (tmp_path / name).write_text("{}")
-    bench = bench_of(tmp_path, *(f"{name}=fake:{tmp_path / name}" for name in "abc"))
-    a, b = bench.engine("a"), bench.engine("b")
-    assert bench.engine("a") is a  # used again: b is now the older one
-    c = bench.engine("c")
-    assert (a.closed, b.closed, c.closed) == (False, True, False)
-    assert Counted.opened == ["a", "b", "c"]
+    bench = bench_of(tmp_path, *(f"{name}=fake:{tmp_path / name}" for name in "abcd"))
+    a, b, c = map(bench.engine, "abc")
+    assert bench.engine("a") is a  # used again: b is now the oldest
+    d = bench.engine("d")
+    assert (a.closed, b.closed, c.closed, d.closed) == (False, True, False, False)
+    assert Counted.opened == ["a", "b", "c", "d"]
     bench.close()
     assert a.closed
     assert c.closed

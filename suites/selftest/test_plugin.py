@@ -28,7 +28,7 @@ def claims(name, **more):
     return pytest.mark.claim(Claim(name, "four in five are right", at_least(0.8), **more))
 """
 
-MINIMAL = '[subjects]\nr = "fake:x"\n[quant]\nreference = "r"\nbuilds = []\nsets = []\ntexts = ""\n'
+MINIMAL = '[subjects]\nr = "fake:x"\n[quant]\nreferences = ["r"]\nbuilds = []\nsets = []\ntexts = ""\n'
 
 BODIES = {
     "holds": "claim.check(rate(100, 100))",

@@ -139,7 +139,7 @@ r = "fake:x"
 a = "fake:x"
 b = "fake:x"
 [quant]
-reference = "r"
+references = ["r"]
 builds = ["a", "b"]
 sets = []
 texts = ""
@@ -165,6 +165,19 @@ def test_claims_concern_the_build_that_their_brackets_name(tmp_path):
     # planned in part: what is missing is named, and will be missed
     assert [f.claims for f in config.load(path).releases(["Q1.accuracy[set,a]"])["a"]] == [("Q1.accuracy[set,a]", "Q2.kld"), ("Q5",)]
     assert config.load(path).releases(["mine.own"]) == {}
+
+
+def test_a_claim_that_only_some_builds_have_and_a_reference_of_another_engine(tmp_path):
+    path = tmp_path / "lifecycle.toml"
+    other = (
+        LIFECYCLE.replace('references = ["r"]', 'references = ["r", "h"]')
+        .replace("[quant]", 'h = "hf:x"\n[quant]')
+        .replace('b = "fake:x"', 'b = "hf:y"')
+    )
+    path.write_text(other + RELEASE.replace('"Q2.kld"', '"Q2?", "Q8?"'))
+    found = config.load(path).releases(["Q1.x[a]", "Q1.x[b]", "Q2.conversion[r]", "Q2.conversion[h]", "Q8.x[a]", "Q5.x[a]", "Q5.x[b]"])
+    assert found["a"][0].claims == ("Q1.x[a]", "Q2.conversion[r]", "Q8.x[a]")
+    assert found["b"][0].claims == ("Q1.x[b]", "Q2.conversion[h]")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import pytest
 
 from harness import evidence
 from harness.bounds import at_least, at_most, identical, non_inferior
-from harness.judge import judge, not_evaluated
-from harness.types import Claim, Control, Measurement, Sample, Subject, Verdict
+from harness.judge import judge, not_evaluated, release
+from harness.types import Claim, Control, Family, Measurement, Sample, Subject, Verdict
 
 PROVENANCE = {
     "code": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": None},
@@ -346,6 +346,152 @@ def _add_the_rest(run: Folder) -> None:
         run.add(size, Measurement("size", tuple(Sample(f"s-{i}", float(i % 29 == 0)) for i in range(800))))
     absent = Claim("Q8.calibration[gguf-q4_0]", "calibration data is disjoint from evaluation data", identical())
     run.add(absent, verdict=not_evaluated(absent, "calibration", "no calibration data here; name it under [quant] calibration"))
+
+
+# --- builds of several formats in several engines ------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """A build and how good it is; ``kld`` is the mean in nats."""
+
+    name: str
+    reference: str
+    engine: str
+    format: str
+    bits: float
+    loss: float = 0.0
+    kld: float = 0.005
+    speed: float = 1.5
+    memory: float = 0.6
+    group: int | None = None
+
+
+MADE = (
+    Made("gguf-q8_0", "gguf-f16", "llamacpp", "Q8_0", 8.5, 0.002, 0.004, 1.2, 0.77),
+    Made("gguf-q4_k_m", "gguf-f16", "llamacpp", "Q4_K - Medium", 6.2, 0.01, 0.04, 1.14, 0.71),
+    Made("gguf-q4_0", "gguf-f16", "llamacpp", "Q4_0", 5.3, 0.15, 0.35, 1.86, 0.78),
+    Made("gptq-w4g64", "bf16-vllm", "vllm", "gptq int4 g64 sym", 6.9, 0.02, 0.06, 1.4, 0.42, 64),
+    Made("awq-w4g64", "bf16-vllm", "vllm", "awq int4 g64 asym", 7.1, 0.06, 0.09, 1.3, 0.45, 64),
+    Made("int8-w8a8", "bf16-vllm", "vllm", "compressed-tensors int8 sym", 9.4, 0.003, 0.02, 1.1, 0.61),
+    Made("fp8-dynamic", "bf16-vllm", "vllm", "compressed-tensors fp8 e4m3", 9.4, 0.004, 0.021, 0.8, 0.62),
+    Made("nf4", "tuned", "transformers", "bitsandbytes nf4", 6.6, 0.04, 0.08, 0.6, 0.41, 64),
+)
+
+
+def engines_run(
+    path: Path, made: Sequence[Made] = MADE, *, tier: str = "full", items: int = 500, layers: int = 30, releases: bool = True
+) -> Path:
+    """One page of builds in several engines, each compared with the reference of its own engine; seeded."""
+    rng = random.Random(20261121)
+    run = Folder(path, tier)
+    base = {name: _answers(rng, "addresses", items) for name in sorted({m.reference for m in made})}
+    families = {m.name: _engine_build(run, rng, m, base[m.reference], layers) for m in made}
+    if releases:
+        verdicts = {claim.id: verdict for claim, verdict, *_ in run.todo}
+        told = {name: asdict(release(found, verdicts)) for name, found in families.items()}
+        path.mkdir(parents=True, exist_ok=True)
+        evidence.write_atomic(path / evidence.RELEASE, evidence.canonical(told))
+    return run.close()
+
+
+def _engine_build(run: Folder, rng: random.Random, m: Made, base: list[Sample], layers: int) -> list[Family]:
+    who = (subject(m.name), subject(m.reference))
+    new = _rebuilt(rng, base, (m.loss + 0.01, 0.01))
+    arm = {"engine": {"engine": m.engine, "threads": "2"}, "order": "by length"}
+    answers = Measurement("accuracy", _two(new, base), who, {"new": arm, "old": arm})
+    flips = tuple(Sample(a.item, float(a.value != b.value)) for a, b in zip(new, base, strict=True))
+    guard = [
+        (Claim(f"Q1.accuracy[addresses,{m.name}]", f"{m.name} answers addresses not worse by 5 points", non_inferior(0.05)), answers),
+        (Claim(f"Q1.flips[addresses,{m.name}]", f"{m.name} flips few items", at_most(0.25)), Measurement("flips", flips, who)),
+        (Claim(f"Q2.kld[{m.name}]", f"{m.name} lies close", at_most(0.15), "bounded_mean", support=(0.0, 1.0)), _positioned(rng, m, who)),
+    ]
+    gain = [
+        (Claim(f"Q5.speed[{m.name}]", f"{m.name} is faster", at_least(1.05), "run_ratio"), _runs(rng, m.speed, who)),
+        (Claim(f"Q5.memory[{m.name}]", f"{m.name} takes less memory", at_most(0.9), "exact" if m.engine != "llamacpp" else "run_ratio"),
+         _runs(rng, m.memory, who) if m.engine == "llamacpp" else Measurement("weights", (Sample(m.name, m.memory),), who)),
+    ]  # fmt: skip
+    there = [
+        (Claim(f"Q4.bits[{m.name}]", f"{m.name} is as small as it says", at_most(10), "exact"), _bits(m, who)),
+        (
+            Claim(f"Q4.types[{m.name}]", f"each matrix of {m.name} has its type", identical()),
+            Measurement("types", _tensors(m, layers), who[:1]),
+        ),
+    ]
+    if m.engine == "vllm":
+        rows = tuple(Sample(f"model.layers.{i}.mlp.down_proj", 1.0, detail={"found": f"Kernel{m.bits:.0f}"}) for i in range(layers))
+        there.append(
+            (Claim(f"Q4.kernel[{m.name}]", f"{m.name} runs on a quantized kernel", identical()), Measurement("kernel", rows, who[:1]))
+        )
+        there.append(
+            (Claim(f"Q8.disjoint[{m.name}]", "calibration data is disjoint", identical()), Measurement("c", (Sample("leak", 1.0),)))
+        )
+    for claim, measured in (*there, *guard, *gain):
+        run.add(claim, measured)
+    names = [tuple(claim.id for claim, _ in part) for part in (there, guard, gain)]
+    return [Family("integrity", "all", names[0]), Family("guardrails", "all", names[1]), Family("gains", "any", names[2])]
+
+
+def _positioned(rng: random.Random, m: Made, who: tuple[Subject, Subject]) -> Measurement:
+    rows = []
+    for i in range(200):
+        mean = m.kld * math.exp(rng.gauss(-0.1, 0.4))
+        counts = [1, 2, 4, 8, 16, 32, 40]
+        sums = [n * mean * (1.4 - 0.1 * j) for j, n in enumerate(counts)]
+        rows.append(Sample(f"exam-{i:03d}", min(1.0, mean), weight=103.0, detail={"by_position": {"sum": sums, "n": counts}}))
+    return Measurement("kld", tuple(rows), who, {"texts": "exam_text"})
+
+
+def _runs(rng: random.Random, ratio: float, who: tuple[Subject, Subject]) -> Measurement:
+    order = (("old", 0), ("new", 0), ("new", 1), ("old", 1))
+    rows = (Sample(f"block-{b:02d}", 30.0 * (ratio if arm == "new" else 1) * math.exp(rng.gauss(0, 0.03)), arm, replicate=k)
+            for b in range(6) for arm, k in order)  # fmt: skip
+    return Measurement("runs", tuple(rows), who)
+
+
+def _bits(m: Made, who: tuple[Subject, Subject]) -> Measurement:
+    detail = {"size_bytes": int(134_515_008 * m.bits / 8), "format": m.format, "method": m.format.split()[0], "tensors": {"int4": 210}}
+    detail |= {"group_size": m.group} if m.group else {}
+    return Measurement("bits", (Sample(m.name, m.bits, detail=detail),), who[:1])
+
+
+def _tensors(m: Made, layers: int) -> tuple[Sample, ...]:
+    if m.engine == "llamacpp":
+        short = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        wanted = m.format.split()[0]
+        rows = [Sample(f"blk.{i}.{name}.weight", 1.0, detail=_gguf_type(wanted, name, i)) for i in range(layers) for name in short]
+        rows += [Sample(f"blk.{i}.attn_norm.weight", 1.0, detail={"found": "F32", "shape": [576]}) for i in range(layers)]
+        shape = {"shape": [49152, 576], "found": "Q8_0", "expected": "Q6_K", "fallback": "row length 576 is not a multiple of 256"}
+        return (*rows, Sample("token_embd.weight", 1.0, detail=shape))
+    kind = " ".join(m.format.split()[1:3])
+    parts = (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    )
+    detail = {"found": kind, "declared": kind, "kind": "linear", "bits": 8 if "8" in kind else 4}
+    rows = [Sample(f"model.layers.{i}.{name}", 1.0, detail=detail) for i in range(layers) for name in parts]
+    if m.name.startswith("awq"):
+        rows[-2] = Sample(rows[-2].item, 0.0, detail={"found": "bf16", "declared": kind, "kind": "linear", "bits": 16})
+    return (*rows, Sample("model.norm", 1.0, detail={"found": "bf16", "kind": "norm", "bits": 16}),
+            Sample("lm_head", 1.0, detail={"found": "bf16", "declared": "bf16", "kind": "head", "bits": 16}))  # fmt: skip
+
+
+def _gguf_type(wanted: str, name: str, layer: int) -> dict[str, Any]:
+    if wanted == "Q4_K":
+        other = ("Q8_0", "Q6_K") if name in ("attn_v", "ffn_down") and layer % 3 == 0 else ("Q5_0", "Q4_K")
+        return {"found": other[0], "expected": other[1], "fallback": "row length", "shape": [576, 576]}
+    return {"found": wanted, "shape": [576, 576]}
+
+
+@pytest.fixture(scope="session")
+def make_engines() -> Callable[..., Path]:
+    """``make_engines(path, made, ...)``: builds of several formats in several engines."""
+    return engines_run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,393 @@
+"""The lifecycle put together: subjects resolved, artifacts made, measurements kept for reuse.
+
+``Workbench`` composes the domains for ``make``, for the fixtures and for the suites; it decides
+nothing. What it measures is kept in the store under everything that shaped it (subject, golden
+set, engine and version, sampling, threads), so that a second run with nothing changed measures
+nothing, and a killed one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import evals, golden, provenance
+from harness.config import Settings, Tier
+from harness.engines import available, open_engine, versions
+from harness.engines.gguf_header import Header, read_header
+from harness.engines.loaded import Loaded
+from harness.errors import ConfigError, MissingNeed
+from harness.evals import refusals
+from harness.golden import GoldenSet
+from harness.lifecycle.subjects import RECIPE, Subjects, adapter_and_base, threads
+from harness.progress import Progress
+from harness.quant import checkpoint, damage, fidelity, footprint, logprob_file, sidecar
+from harness.quant.calibration import Calibration
+from harness.store import Store
+from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
+
+__all__ = ["Answers", "Workbench"]
+
+_CHUNK = 64  # prompts a call: enough for the engine to batch, small enough to show progress
+_OPEN = 3  # engines kept open: a reference, a build, and the damaged copy that its gates must stop
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One subject on one golden set: a Sample per item, and the conditions they were taken under."""
+
+    subject: Subject
+    samples: tuple[Sample, ...]
+    conditions: Mapping[str, Any]
+
+
+class Workbench:
+    """Subjects, golden sets and measurements of one run. Close it to free the models."""
+
+    def __init__(self, settings: Settings, store: Store, tier: Tier, progress: Progress, *, quiet_machine: bool = True) -> None:
+        self.settings = settings
+        self.store = store
+        self.tier = tier
+        self.progress = progress
+        self.quiet_machine = quiet_machine
+        self._subjects = Subjects(settings, store, progress)
+        self._engines: dict[str, Engine] = {}
+        self._headers: dict[str, Header] = {}
+        self._session = os.urandom(8).hex()
+        self._golden: dict[tuple[str, bool], GoldenSet] = {}  # verified once a session
+
+    # --- subjects -----------------------------------------------------------------------------
+
+    def subject(self, name: str) -> Subject:
+        """The subject by name, made if it is a recipe, with the digest of its content."""
+        return self._subjects.resolve(name)[0]
+
+    def path(self, name: str) -> Path:
+        """Where the subject's file or folder lies."""
+        return self._subjects.resolve(name)[1]
+
+    def engine_of(self, name: str) -> str:
+        """The engine that serves this subject."""
+        return self._subjects.spec(name).engine
+
+    def reference(self, build: str) -> str:
+        """What a build is compared with: the unquantized subject in the same engine.
+
+        MissingNeed where the engine has none: a difference between engines is not booked as a loss.
+        """
+        found = self.settings.reference_of(build)
+        if found is None:
+            engine = self.engine_of(build)
+            scheme = {"llamacpp": "gguf", "openai": "http", "vllm": "vllm"}.get(engine, "hf")
+            raise MissingNeed(
+                "reference",
+                f"no reference in the engine of {build} ({engine})",
+                f"--subject NAME={scheme}:... and name it in [quant] references",
+            )
+        return found
+
+    @staticmethod
+    def _need(engine: str) -> None:
+        missing = available(engine)
+        if missing is not None:
+            raise missing
+
+    # --- engines ------------------------------------------------------------------------------
+
+    def engine(self, name: str) -> Engine:
+        """The subject's engine, opened; the few used last are kept open."""
+        kept = self._engines.pop(name, None)
+        if kept is None:
+            while len(self._engines) >= _OPEN:
+                self._engines.pop(next(iter(self._engines))).close()
+            self._need(self.engine_of(name))
+            kept = self._open(name)
+        self._engines[name] = kept
+        return kept
+
+    def _open(self, name: str) -> Engine:
+        spec, kind = self._subjects.spec(name), self.engine_of(name)
+        if spec.scheme in ("http", "https"):
+            address, _, model = spec.location.partition("#")
+            return open_engine(kind, address, model=model or None)
+        if spec.scheme == "adapter":
+            adapter, base = adapter_and_base(spec)
+            return open_engine(kind, base, adapter=adapter)
+        return open_engine(kind, self.path(name), **_options(kind))
+
+    def close(self) -> None:
+        """Frees every model."""
+        while self._engines:
+            self._engines.popitem()[1].close()
+
+    # --- measurements -------------------------------------------------------------------------
+
+    def golden(self, name: str, *, control: bool = False) -> GoldenSet:
+        """The golden set at this tier: all of it, or a fixed subset (of the smoke tier, of the controls)."""
+        if (name, control) not in self._golden:
+            kind = golden.manifest_entry(name, self.settings.golden)["kind"]
+            limit = self.tier.limit(kind, control=control)
+            self._golden[name, control] = golden.load(name, self.settings.golden, limit=limit)
+        return self._golden[name, control]
+
+    def answers(self, name: str, set_name: str, *, control: bool = False) -> Answers:
+        """The subject's scored answers to a golden set; as a ``control`` to a subset, answered afresh."""
+        chosen = self.golden(set_name, control=control)
+        ask = {"json_extraction": self._generate, "multiple_choice": self._score}.get(chosen.kind)
+        if ask is None:
+            raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers; name it under [quant] texts instead")
+        inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "control": control}
+        subject = self.subject(name)
+        kept = self.store.make_json("answers", inputs, lambda: ask(name, chosen))
+        if chosen.kind == "json_extraction":
+            samples = evals.score_answers(chosen, [Generation(**row) for row in kept["rows"]])
+        else:
+            samples = evals.score_choices(chosen, [_logprobs(row) for row in kept["rows"]])
+        conditions = {**kept["conditions"], "golden": chosen.digest, "task": inputs["task"]}
+        return Answers(subject, samples, conditions)
+
+    def refusals(self, name: str, set_name: str, *, guard: Sequence[Mapping[str, str]] = refusals.GUARD, control: bool = False) -> Answers:
+        """Which requests of a ``refusals`` set the subject declines behind ``guard``; as a ``control`` a subset, asked afresh."""
+        chosen = self.golden(set_name, control=control)
+        inputs = {**self._inputs(name), "golden": chosen.digest, "task": refusals.task_digest(guard), "control": control}
+        asked = refusals.prompts(chosen, guard)
+
+        def ask() -> dict[str, Any]:
+            rows = self._in_chunks(name, chosen.name, asked, lambda engine, part: engine.generate(part, sampling=refusals.SAMPLING))
+            return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, refusals.SAMPLING)}
+
+        kept = self.store.make_json("refusals", inputs, ask)
+        samples = refusals.score(chosen, [Generation(**row) for row in kept["rows"]])
+        return Answers(self.subject(name), samples, {**kept["conditions"], "golden": chosen.digest, "task": inputs["task"]})
+
+    def _inputs(self, name: str) -> dict[str, Any]:
+        kind = self.engine_of(name)
+        self._need(kind)
+        # Weights alone decide what is measured, not the name they were given. Nobody can tell whether a
+        # server still holds the same ones, so what it said is never reused in another session.
+        session = {"session": self._session} if kind == "openai" else {}
+        return {
+            "recipe": RECIPE,
+            "subject": self.subject(name).digest,
+            "engine": kind,
+            "versions": versions(kind),
+            "options": _options(kind),
+            **session,
+        }
+
+    def _generate(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
+        prompts = evals.prompts(chosen)
+        rows = self._in_chunks(name, chosen.name, prompts, lambda engine, part: engine.generate(part, sampling=evals.SAMPLING))
+        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, evals.SAMPLING)}
+
+    def _score(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
+        rows = self._in_chunks(name, chosen.name, evals.choices(chosen), lambda engine, part: engine.logprobs(part))
+        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, None)}
+
+    def _in_chunks(self, name: str, what: str, items: Sequence[Any], ask: Callable[[Engine, list[Any]], list[Any]]) -> list[Any]:
+        engine = self.engine(name)
+        ordered = sorted(items, key=_length)
+        answered: dict[str, Any] = {}
+        for start in range(0, len(ordered), _CHUNK):
+            self.progress(f"{what} by {name}", start, len(ordered))
+            answered.update((a.id, a) for a in ask(engine, ordered[start : start + _CHUNK]))
+        self.progress(f"{what} by {name}", len(ordered), len(ordered))
+        return [answered[item.id] for item in items]
+
+    def _conditions(self, name: str, sampling: Sampling | None) -> dict[str, Any]:
+        said = {"engine": dict(self.engine(name).describe()), "order": f"by length, {_CHUNK} a call"}
+        return said if sampling is None else {**said, "sampling": {**asdict(sampling), "stop": list(sampling.stop)}}
+
+    def distributions(self, new: str, old: str, *, control: bool = False) -> list[dict[str, Any]]:
+        """Next-token distributions of ``new`` against ``old`` over the documents, one row each."""
+        self._files_only((new, old), "servers do not give whole next-token distributions")
+        chosen = self.golden(self.settings.texts, control=control)
+        inputs = {
+            "new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "control": control, "step": logprob_file.STEP,
+        }  # fmt: skip
+        show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
+
+        def measure() -> list[dict[str, Any]]:
+            with logprob_file.Reader(self._recorded(old)) as reference:
+                return fidelity.compare(self.engine(new), reference, evals.documents(chosen), show)
+
+        rows: list[dict[str, Any]] = self.store.make_json("distributions", inputs, measure)
+        return rows
+
+    def _recorded(self, name: str) -> Path:
+        """What a reference says of every document, computed once. The file seals itself, and goes on where a killed run left it."""
+        chosen = self.golden(self.settings.texts)
+        key = self.store.key("logprobs", {**self._inputs(name), "golden": chosen.digest, "step": logprob_file.STEP})
+        path = self.store.root / "logprobs" / f"{key}.logprobs"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            show: Progress = lambda task, done, total: self.progress(f"{task} by {name}", done, total)  # noqa: E731
+            logprob_file.record(self.engine(name), evals.documents(chosen), path, show)
+        return path
+
+    def gguf_reference(self) -> str:
+        """The unquantized GGUF subject, whose blocks can be rounded one by one. MissingNeed where there is none."""
+        for name in self.settings.references_in_use:
+            if self.engine_of(name) == "llamacpp":
+                return name
+        raise MissingNeed(
+            "gguf", "no reference in use is a GGUF file, and only its blocks can be rounded one by one so far", "--subject NAME=gguf:FILE"
+        )
+
+    def layer_rows(self, reference: str, block: int, kind: str = "Q4_0") -> list[dict[str, Any]]:
+        """Rows as of ``distributions``, of the reference with one block rounded to the grid of ``kind``. The file is not kept."""
+        chosen = self.golden(self.settings.texts, control=True)
+        inputs = {**self._inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
+        show: Progress = lambda task, done, total: self.progress(f"{task} of block {block}", done, total)  # noqa: E731
+
+        def measure() -> list[dict[str, Any]]:
+            recorded = self._recorded(reference)
+            with tempfile.TemporaryDirectory(dir=self.store.root) as scratch, logprob_file.Reader(recorded) as kept:
+                path = Path(scratch) / "model.gguf"
+                damage.damage(self.path(reference), path, f"round-layer:{block}:{kind}", seed=0)
+                engine = open_engine("llamacpp", path, **_options("llamacpp"))
+                try:
+                    return fidelity.compare(engine, kept, evals.documents(chosen), show)
+                finally:
+                    engine.close()
+
+        rows: list[dict[str, Any]] = self.store.make_json("layers", inputs, measure)
+        return rows
+
+    def runs(self, new: str, old: str) -> list[dict[str, Any]]:
+        """Interleaved paired runs on this machine: speed, and peak memory where a run is a process of its own.
+
+        MissingNeed("quiet-machine") where several test workers share it: such a timing proves nothing.
+        """
+        self._files_only((new, old), "a server is not ours to start and to time alone")
+        inputs = {
+            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(),
+            "blocks": self.tier.blocks, "gauge": "VmHWM",
+        }  # fmt: skip
+        if not self.quiet_machine and self.store.find("runs", inputs) is None:
+            raise MissingNeed(
+                "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
+            )
+        asked = self._speed_prompts()
+        show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
+        rows: list[dict[str, Any]] = self.store.make_json("runs", inputs, lambda: self._timed(new, old, asked, show))
+        return rows
+
+    def _timed(self, new: str, old: str, asked: Sequence[Prompt], show: Progress) -> list[dict[str, Any]]:
+        if self.engine_of(new) == "llamacpp":
+            self.close()  # a model in this process would take memory bandwidth from the runs
+            spawn = {arm: footprint.spawner("llamacpp", self.path(name), asked) for arm, name in (("new", new), ("old", old))}
+            return footprint.blocks(spawn, self.tier.blocks, show)
+        # An engine that takes a minute to start is started once; its twin, where a model is held against itself, too.
+        pair = {"new": self._open(new) if new == old else self.engine(new), "old": self.engine(old)}
+        try:
+            return footprint.blocks({arm: footprint.asker(engine, asked) for arm, engine in pair.items()}, self.tier.blocks, show)
+        finally:
+            if new == old:
+                pair["new"].close()
+
+    def _speed_prompts(self) -> list[Prompt]:
+        """A few real questions: a speed counts only on the work the model is for."""
+        for name in self.settings.sets:
+            chosen = golden.load(name, self.settings.golden, limit=4)
+            if chosen.kind == "json_extraction":
+                return evals.prompts(chosen)
+        raise ConfigError(f"{self.settings.path}: [quant] sets holds no json_extraction set to time answers on")
+
+    def _files_only(self, names: Sequence[str], why: str) -> None:
+        for name in names:
+            if self.engine_of(name) == "openai":
+                raise MissingNeed("weights", f"{name} is a server: {why}", f"name its file: --subject {name}=gguf:FILE or hf:FOLDER")
+
+    def cached(self, name: str, inputs: Mapping[str, Any], maker: Callable[[], Any]) -> Any:
+        """``maker()``, kept under ``inputs`` for the next run."""
+        return self.store.make_json(name, {"recipe": RECIPE, **inputs}, maker)
+
+    # --- files --------------------------------------------------------------------------------
+
+    def header(self, name: str) -> Header:
+        """The header of the subject's GGUF file, read once."""
+        if name not in self._headers:
+            self._headers[name] = read_header(self.path(name))
+        return self._headers[name]
+
+    def scheme(self, name: str) -> checkpoint.Scheme:
+        """What the subject's files say of how its weights are stored."""
+        self._files_only((name,), "its weights cannot be looked into")
+        return checkpoint.read_scheme(self.path(name))
+
+    def inventory(self, name: str) -> list[checkpoint.TensorFact]:
+        """What each tensor of the subject really is."""
+        self._files_only((name,), "its weights cannot be looked into")
+        return checkpoint.inventory(self.path(name))
+
+    def loaded(self, name: str) -> dict[str, Any]:
+        """What the engine holds of the subject: module by module the kernel that runs it, dtypes, bytes."""
+        self._files_only((name,), "its engine cannot be looked into")
+
+        def look() -> dict[str, Any]:
+            held: Loaded = self.engine(name).loaded()  # type: ignore[attr-defined]  # not every engine can be looked into
+            return {"bytes": held.bytes, "modules": [asdict(module) for module in held.modules]}
+
+        found: dict[str, Any] = self.store.make_json("loaded", self._inputs(name), look)
+        return found
+
+    def calibration(self, seed: int) -> Calibration:
+        """The texts that the builds of this seed were calibrated on."""
+        return self._subjects.calibration(seed)
+
+    def whole_set(self, name: str) -> GoldenSet:
+        """A golden set with all of its items, whatever the tier measures."""
+        return golden.load(name, self.settings.golden)
+
+    def rendered_prompts(self, set_name: str) -> list[Prompt]:
+        """The chat prompts of a golden set; none where it is not asked as a chat."""
+        chosen = self.golden(set_name)
+        return evals.prompts(chosen) if chosen.kind == "json_extraction" else []
+
+    def sidecar(self, name: str, prompts: Sequence[Prompt]) -> dict[str, str]:
+        """Digests of tokenizer, template and of each prompt's token ids, as this subject has them."""
+        inputs = {"subject": self.subject(name).digest, "prompts": [asdict(p) for p in prompts]}
+
+        def measure() -> dict[str, str]:
+            if self.engine_of(name) == "llamacpp":
+                return sidecar.of_gguf(self.header(name), self.engine(name), prompts)
+            return sidecar.of_folder(self.path(name), prompts)
+
+        found: dict[str, str] = self.cached("sidecar", inputs, measure)
+        return found
+
+    def sidecar_source(self, name: str) -> str:
+        """What a subject's sidecar must equal: for a build the reference, for the reference what it was made from."""
+        return self.converted_from(name) if name in self.settings.references else self.reference(name)
+
+    def converted_from(self, reference: str) -> str:
+        """The subject in transformers that a reference was converted from, or is the same weights as.
+
+        MissingNeed where a ready-made file was named.
+        """
+        spec = self._subjects.spec(reference)
+        if spec.engine in ("vllm", "hf"):
+            return f"hf:{reference}"
+        if spec.recipe == "gguf-f16":
+            return "tuned"
+        if "source" in self.settings.subjects:
+            return "source"
+        raise MissingNeed("source", f"what {spec.name} was converted from is not known", "--subject source=hf:FOLDER")
+
+
+def _options(engine: str) -> dict[str, Any]:
+    return {"threads": threads()} if engine in ("llamacpp", "vllm") else {}
+
+
+def _length(item: Any) -> tuple[int, str]:
+    text = item.context if hasattr(item, "context") else "".join(m["content"] for m in item.messages)
+    return len(text), item.id
+
+
+def _logprobs(row: Mapping[str, Any]) -> TokenLogprobs:
+    return TokenLogprobs(row["id"], tuple(map(tuple, row["tokens"])), tuple(map(tuple, row["logprobs"])))
