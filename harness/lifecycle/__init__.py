@@ -33,6 +33,7 @@ from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject,
 __all__ = ["Answers", "Workbench"]
 
 _CHUNK = 64  # prompts a call: enough for the engine to batch, small enough to show progress
+_LAYER_TEXTS = 60  # documents that each rounded block reads: half of them name the worst, half decide
 _OPEN = 3  # engines kept open: a reference, a build, and the damaged copy that its gates must stop
 
 
@@ -117,7 +118,15 @@ class Workbench:
         if spec.scheme == "adapter":
             adapter, base = adapter_and_base(spec)
             return open_engine(kind, base, adapter=adapter)
-        return open_engine(kind, self.path(name), **_options(kind))
+        return open_engine(kind, self.path(name), **_options(kind), **self._told(name, kind))
+
+    def _told(self, name: str, kind: str) -> dict[str, Any]:
+        """What vLLM must be told of a folder that says only in a file of its producer how it was quantized (autoawq, auto-gptq)."""
+        if kind != "vllm":
+            return {}
+        scheme = self.scheme(name)
+        inside = scheme.method == "none" or Path(scheme.declared_in.partition(": ")[0]).name == "config.json"
+        return {} if inside else {"quantization": scheme.method}
 
     def close(self) -> None:
         """Frees every model."""
@@ -229,18 +238,9 @@ class Workbench:
             logprob_file.record(self.engine(name), evals.documents(chosen), path, show)
         return path
 
-    def gguf_reference(self) -> str:
-        """The unquantized GGUF subject, whose blocks can be rounded one by one. MissingNeed where there is none."""
-        for name in self.settings.references_in_use:
-            if self.engine_of(name) == "llamacpp":
-                return name
-        raise MissingNeed(
-            "gguf", "no reference in use is a GGUF file, and only its blocks can be rounded one by one so far", "--subject NAME=gguf:FILE"
-        )
-
     def layer_rows(self, reference: str, block: int, kind: str = "Q4_0") -> list[dict[str, Any]]:
         """Rows as of ``distributions``, of the reference with one block rounded to the grid of ``kind``. The file is not kept."""
-        chosen = self.golden(self.settings.texts, control=True)
+        chosen = golden.load(self.settings.texts, self.settings.golden, limit=_LAYER_TEXTS)
         inputs = {**self._inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
         show: Progress = lambda task, done, total: self.progress(f"{task} of block {block}", done, total)  # noqa: E731
 

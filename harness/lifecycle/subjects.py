@@ -86,6 +86,7 @@ class Subjects:
     # --- recipes ------------------------------------------------------------------------------
 
     def _from_recipe(self, spec: SubjectSpec) -> Found:
+        _need(spec.engine)  # before anything is trained for it
         recipe, _, argument = spec.recipe.partition(":")
         if recipe == "base":
             return self._base()
@@ -101,6 +102,7 @@ class Subjects:
         return self._folder(spec, recipes.parse(recipe), int(argument or 0))
 
     def _base(self) -> Found:
+        _need("hf")  # whatever serves it
         numbers = _numbers(self.settings, "base", {"package": str, "version": str, "sha256": str})
         inputs = {"recipe": RECIPE, **numbers, "versions": _versions("gguf", "transformers")}
 
@@ -137,7 +139,6 @@ class Subjects:
         return artifact.path, digest_json(model), {"training_rows": rows.digest, "rank": str(recipe.rank)}
 
     def _gguf(self, recipe: str, source: str, maker: Callable[[Path, Path], None]) -> Found:
-        _need("llamacpp")  # before anything is trained for it
         subject, path = self.resolve(source)
         inputs = {"recipe": RECIPE, "source": subject.digest, "versions": _versions("gguf", "llama_cpp_python")}
         artifact = self.store.make(recipe, inputs, lambda folder: maker(path, folder / "model.gguf"))
@@ -145,7 +146,6 @@ class Subjects:
 
     def _folder(self, spec: SubjectSpec, recipe: recipes.Recipe, seed: int) -> Found:
         """A quantized folder made of the tuned model, calibrated where its method asks for it."""
-        _need(spec.engine)
         recipes.require(recipe)  # before anything is trained for it
         subject, path = self.resolve("tuned")
         sample = self.calibration(seed, recipe.blocks, recipe.tokens) if recipe.needs_calibration else None

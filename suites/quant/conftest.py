@@ -9,6 +9,7 @@ import pytest
 from harness.config import Settings
 from harness.plugin import settings_of, tier_of
 from harness.quant import recipes
+from suites.quant import margins
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -20,7 +21,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     converted = [name for name in settings.references_in_use if settings.subject(name).engine not in ("hf", "openai", "fake")]
     values = {
         "golden_set": settings.sets,
-        "any_set": (*settings.sets, settings.texts),
+        "any_set": (*settings.sets, settings.texts, *(margins.REQUESTS if settings.guarded else ())),
         "subject": (*converted, *settings.builds),
         "build": settings.builds,
         "guarded": settings.guarded,
@@ -28,6 +29,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "calibrated": [name for name in settings.builds if _calibrated(settings, name)],
         # A process for each run where an engine starts in a second; one that stays open, and can be looked into, elsewhere.
         "spawned": [name for name in settings.builds if settings.subject(name).engine not in ("vllm", "hf")],
+        "gguf": [name for name in settings.builds if settings.subject(name).engine == "llamacpp"],
+        "gguf_reference": [name for name in converted if settings.subject(name).engine == "llamacpp"],
         "opened": [name for name in settings.builds if settings.subject(name).engine in ("vllm", "hf")],
         "seed": range(1, 1 + settings.tier(tier_of(metafunc.config)).seeds),
     }
@@ -55,6 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         named = [v for v in params.values() if v in order]
         return first.get(named[0], order.index(named[0])) if named else -1
 
+    # a tier without further calibration samples has no claim about them
+    items[:] = [item for item in items if "NOTSET" not in item.name]
     mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
     ordered = iter(sorted(mine, key=place))
     items[:] = [next(ordered) if item in mine else item for item in items]

@@ -25,6 +25,11 @@ NOT_HOLDS = ("fails", "inconclusive")  # a damaged model must be stopped; how su
 NOT_FAILS = ("holds", "inconclusive")
 
 
+# One matrix damaged a little: 3% noise, a square block turned over, the zero point of one group a step off.
+ONE_MATRIX = "blk.12.attn_q.weight"
+ONE_MATRIX_DAMAGED = (f"noise-tensor:{ONE_MATRIX}:0.03", f"transpose-block:{ONE_MATRIX}:64", f"zero-point:{ONE_MATRIX}:1")
+
+
 def unchanged(measurement: Measurement) -> Control:
     """The reference against a fresh run of itself: must hold."""
     return Control("A/A: the reference against itself, answered again", HOLDS, measurement)

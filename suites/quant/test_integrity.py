@@ -126,7 +126,7 @@ def test_both_arms_ran_under_the_same_conditions(claim, bench, golden_set, build
 def _same(new: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[Sample, ...]:
     """One row per condition. The weights' own type is what is compared, not a condition."""
     ours, theirs = _flat(new), _flat(old)
-    keys = sorted((set(ours) | set(theirs)) - {"engine.dtype"})
+    keys = sorted((set(ours) | set(theirs)) - {"engine.dtype", "engine.quantization"})
     return tuple(
         Sample(key, float(ours.get(key) == theirs.get(key)), detail={"new": ours.get(key, "absent"), "old": theirs.get(key, "absent")})
         for key in keys

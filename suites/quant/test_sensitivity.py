@@ -8,28 +8,27 @@ from harness import Claim, Measurement, at_least, at_most, evals
 from harness.quant import sensitivity
 from harness.store import digest_json
 from harness.types import Control, Sample
-from suites.quant import controls
+from suites.quant import controls, margins
 
 pytestmark = pytest.mark.quant
 
 PLANTED = 12  # the block that ``controls.drowned`` drowns
-SLICE = 0.20  # points that the worst slice may lose more than the rest
 
 
 # --- blocks -------------------------------------------------------------------------------------
 
 
-def _layer_claim() -> Claim:
+def _layer_claim(gguf_reference: str) -> Claim:
     text = (
-        "the block whose rounding to 4 bits costs most on half the documents costs, on the other half, more than any other block: "
-        "ln of its KL over the largest KL of all others, mean over documents"
+        f"the block of {gguf_reference} whose rounding to 4 bits costs most on half the documents costs, on the other half, more "
+        "than any other: ln of its KL over the largest KL of all others, mean over documents"
     )
-    return Claim("Q12.layer", text, at_least(0.0), estimand="mean", min_n=30, expected=0.2)
+    return Claim(f"Q12.layer[{gguf_reference}]", text, at_least(0.0), estimand="mean", min_n=30, expected=0.2)
 
 
-@pytest.mark.claim(_layer_claim())
-def test_the_most_sensitive_block_is_named_and_reproduced(claim, bench):
-    reference = bench.gguf_reference()
+@pytest.mark.claim(each=_layer_claim)
+def test_the_most_sensitive_block_is_named_and_reproduced(claim, bench, gguf_reference):
+    reference = gguf_reference
     table = sensitivity.layer_table(lambda i: bench.layer_rows(reference, i), sensitivity.block_count(bench.header(reference)))
 
     def measure(read, *, expected: int | None = None) -> Measurement:
@@ -83,9 +82,9 @@ def _mean(row) -> float:
 def _slice_claim(golden_set: str, build: str) -> Claim:
     text = (
         f"the slice of {golden_set} on which {build} loses most, named on half the items, loses on the other half at most "
-        f"{SLICE:g} more than the rest"
+        f"{margins.SLICE:g} more than the rest"
     )
-    bound = at_most(SLICE)
+    bound = at_most(margins.SLICE)
     return Claim(f"Q12.slice[{golden_set},{build}]", text, bound, estimand="bounded_mean", support=(-2.0, 2.0), min_n=30, expected=0.0)
 
 

