@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, nearest
 
 if TYPE_CHECKING:
     from harness.types import Claim
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, test) or environments of their own (vllm, gptqmodel, legacy)",
+        help="install extras here (hf, llamacpp, openai, train, compress, test) or environments of their own (vllm, gptqmodel, legacy)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
 
@@ -144,6 +144,9 @@ def _doctor(args: argparse.Namespace) -> int:
     from harness import environments, provenance
     from harness.store import default_root
 
+    known = (*_extras(), *environments.ENVIRONMENTS)
+    if strange := [name for name in args.install if name not in known]:
+        raise HarnessError(f"no extra or environment {strange[0]!r}; {nearest(strange[0], list(known))}. Nothing was installed")
     for name in args.install:
         if name in environments.ENVIRONMENTS:
             environments.install(name, lambda line: print(line, flush=True))
@@ -180,6 +183,7 @@ def _extras() -> dict[str, tuple[str, ...]]:
         "llamacpp": ("llama_cpp", "gguf"),
         "openai": ("aiohttp",),
         "train": ("peft", "trl"),
+        "compress": ("llmcompressor", "bitsandbytes"),
         "test": ("hypothesis", "scipy", "statsmodels", "xdist"),
     }
 
@@ -192,9 +196,7 @@ def _install(extra: str) -> None:
         if f'extra == "{extra}"' in line.replace("'", '"') and not line.startswith("lifecycle-harness")
     ]
     if not wanted:
-        from harness.environments import ENVIRONMENTS
-
-        raise HarnessError(f"no extra or environment {extra!r}; known: {', '.join((*_extras(), *ENVIRONMENTS))}")
+        raise HarnessError(f"the installed package lists nothing for {extra!r}; install this project again: python -m pip install -e .")
     environment = {**os.environ, "CMAKE_ARGS": os.environ.get("CMAKE_ARGS", _cmake_args())}
     environment.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
     print(f"installing {', '.join(wanted)}" + ("; compiling llama.cpp takes some minutes, once" if extra == "llamacpp" else ""), flush=True)

@@ -3,7 +3,7 @@
 [lifecycle]            name; golden = folder of the golden sets
 [subjects]             name = "scheme:location"; location may be "recipe:NAME" behind an engine's name (vllm:recipe:tuned)
 [quant]                builds, sets, texts: what suites/quant compares; references: the unquantized subject, one for each engine;
-                       guarded: the builds whose refusals are asked for (default: all)
+                       guarded: the builds whose refusals are asked for (default: none)
 [recipes.NAME]         numbers of a recipe of the built-in subject
 [tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
@@ -173,7 +173,7 @@ class Settings:
             raise ConfigError(f"--subject: a name stands twice in {list(texts)}; each subject is named once")
         new = tuple(name for name in given if name not in self.subjects and name != "source")
         builds = new or self.builds
-        return replace(self, subjects={**self.subjects, **given}, builds=builds, guarded=new or self.guarded)
+        return replace(self, subjects={**self.subjects, **given}, builds=builds, guarded=new if new and self.guarded else self.guarded)
 
 
 def parse_subject(text: str) -> SubjectSpec:
@@ -217,7 +217,7 @@ def load(path: Path) -> Settings:
         builds=tuple(quant.get("builds", ())),
         sets=tuple(quant.get("sets", ())),
         texts=quant.get("texts", ""),
-        guarded=tuple(quant.get("guarded", quant.get("builds", ()))),
+        guarded=tuple(quant.get("guarded", ())),
         recipes=data.get("recipes", {}),
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),

@@ -130,7 +130,7 @@ def python(name: str) -> Path:
     interpreter = own or place(name) / "bin" / "python"
     how = f"make {own} an interpreter that can import them" if own else f"python -m harness doctor --install {name}"
     if own is None and not (place(name) / _READY).is_file():
-        raise MissingNeed(name, f"its environment is not installed in {place(name)}", how)
+        raise MissingNeed(name, "its environment is not installed", how)
     facts = _probe(interpreter, environment.modules, environment.distributions)
     if facts is None:
         raise MissingNeed(name, f"{interpreter} is no Python that can be started", how)

@@ -55,7 +55,8 @@ def loaded_from(model: Any, fused: Mapping[str, Sequence[str]] | None = None) ->
 
 
 def _held(name: str, module: Any, fused: Mapping[str, Sequence[str]], seen: set[int]) -> Held:
-    tensors = [t for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)) if t.numel() and _new(t, seen)]
+    owned = (*module.parameters(recurse=False), *module.buffers(recurse=False), *_scales(module))
+    tensors = [t for t in owned if t.numel() and _new(t, seen)]
     method, scheme = getattr(module, "quant_method", None), getattr(module, "scheme", None)
     kernel = _kernel(scheme, method)
     packed = _packed(module, kernel)
@@ -73,6 +74,14 @@ def _held(name: str, module: Any, fused: Mapping[str, Sequence[str]], seen: set[
         sum(tensor.numel() * tensor.element_size() for tensor in tensors) + sum(packed.values()),
         sum(packed.values()),
     )
+
+
+def _scales(module: Any) -> list[Any]:
+    """bitsandbytes keeps a weight's scales beside it, where torch does not look; doubly quantized ones have scales of their own."""
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    nested = getattr(state, "state2", None)
+    found = [getattr(owner, name, None) for owner in (state, nested) for name in ("absmax", "code")]
+    return [tensor for tensor in found if hasattr(tensor, "data_ptr")]
 
 
 def _new(tensor: Any, seen: set[int]) -> bool:

@@ -57,7 +57,7 @@ class VLLM:
         max_model_len: int | None = None,
         quantization: str | None = None,
         cache_bytes: int = 1 << 30,
-        gpu_memory_utilization: float = 0.9,
+        gpu_memory_utilization: float = 0.4,
         timeout: float = 600.0,
         seed: int = 0,
     ) -> None:
@@ -177,7 +177,7 @@ def _positions(config: Mapping[str, Any]) -> int:
 
 def _surroundings(threads: int) -> dict[str, str]:
     """The worker's environment variables: the user's own, less what points at this Python, and what vLLM needs."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") and name != "VIRTUAL_ENV"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VLLM_")) and name != "VIRTUAL_ENV"}
     return {
         **kept,
         "OMP_NUM_THREADS": str(threads),

@@ -20,7 +20,7 @@ from harness.config import Settings, Tier
 from harness.engines import available, open_engine, versions
 from harness.engines.gguf_header import Header, read_header
 from harness.engines.loaded import Loaded
-from harness.errors import ConfigError, MissingNeed
+from harness.errors import ConfigError, MissingNeed, StoreError
 from harness.evals import refusals
 from harness.golden import GoldenSet
 from harness.lifecycle.subjects import RECIPE, Subjects, adapter_and_base, threads
@@ -103,7 +103,8 @@ class Workbench:
         """The subject's engine, opened; the few used last are kept open."""
         kept = self._engines.pop(name, None)
         if kept is None:
-            while len(self._engines) >= _OPEN:
+            # each vLLM takes its share of a GPU's memory when it starts
+            while len(self._engines) >= (2 if provenance.machine()["gpu"] else _OPEN):
                 self._engines.pop(next(iter(self._engines))).close()
             self._need(self.engine_of(name))
             kept = self._open(name)
@@ -232,7 +233,7 @@ class Workbench:
         chosen = self.golden(self.settings.texts)
         key = self.store.key("logprobs", {**self._inputs(name), "golden": chosen.digest, "step": logprob_file.STEP})
         path = self.store.root / "logprobs" / f"{key}.logprobs"
-        if not path.is_file():
+        if not _is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             show: Progress = lambda task, done, total: self.progress(f"{task} by {name}", done, total)  # noqa: E731
             logprob_file.record(self.engine(name), evals.documents(chosen), path, show)
@@ -240,7 +241,8 @@ class Workbench:
 
     def layer_rows(self, reference: str, block: int, kind: str = "Q4_0") -> list[dict[str, Any]]:
         """Rows as of ``distributions``, of the reference with one block rounded to the grid of ``kind``. The file is not kept."""
-        chosen = golden.load(self.settings.texts, self.settings.golden, limit=_LAYER_TEXTS)
+        limit = min(_LAYER_TEXTS, self.tier.limit("documents") or _LAYER_TEXTS)
+        chosen = golden.load(self.settings.texts, self.settings.golden, limit=limit)
         inputs = {**self._inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
         show: Progress = lambda task, done, total: self.progress(f"{task} of block {block}", done, total)  # noqa: E731
 
@@ -273,6 +275,8 @@ class Workbench:
                 "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
             )
         asked = self._speed_prompts()
+        if self.engine_of(new) != "llamacpp":
+            asked = asked[:2]  # what these engines take for four would be most of a run's time
         show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
         rows: list[dict[str, Any]] = self.store.make_json("runs", inputs, lambda: self._timed(new, old, asked, show))
         return rows
@@ -282,6 +286,8 @@ class Workbench:
             self.close()  # a model in this process would take memory bandwidth from the runs
             spawn = {arm: footprint.spawner("llamacpp", self.path(name), asked) for arm, name in (("new", new), ("old", old))}
             return footprint.blocks(spawn, self.tier.blocks, show)
+        if provenance.machine()["gpu"]:
+            self.close()
         # An engine that takes a minute to start is started once; its twin, where a model is held against itself, too.
         pair = {"new": self._open(new) if new == old else self.engine(new), "old": self.engine(old)}
         try:
@@ -300,8 +306,14 @@ class Workbench:
 
     def _files_only(self, names: Sequence[str], why: str) -> None:
         for name in names:
-            if self.engine_of(name) == "openai":
+            scheme = self._subjects.spec(name).scheme
+            if scheme in ("http", "https"):
                 raise MissingNeed("weights", f"{name} is a server: {why}", f"name its file: --subject {name}=gguf:FILE or hf:FOLDER")
+
+    def _one_folder(self, name: str, why: str) -> None:
+        self._files_only((name,), why)
+        if self._subjects.spec(name).scheme in ("adapter", "fake"):
+            raise MissingNeed("weights", f"{name} is no folder or file of its own: {why}", "merge the adapter and name the folder")
 
     def cached(self, name: str, inputs: Mapping[str, Any], maker: Callable[[], Any]) -> Any:
         """``maker()``, kept under ``inputs`` for the next run."""
@@ -317,12 +329,12 @@ class Workbench:
 
     def scheme(self, name: str) -> checkpoint.Scheme:
         """What the subject's files say of how its weights are stored."""
-        self._files_only((name,), "its weights cannot be looked into")
+        self._one_folder(name, "its weights cannot be looked into")
         return checkpoint.read_scheme(self.path(name))
 
     def inventory(self, name: str) -> list[checkpoint.TensorFact]:
         """What each tensor of the subject really is."""
-        self._files_only((name,), "its weights cannot be looked into")
+        self._one_folder(name, "its weights cannot be looked into")
         return checkpoint.inventory(self.path(name))
 
     def loaded(self, name: str) -> dict[str, Any]:
@@ -351,6 +363,7 @@ class Workbench:
 
     def sidecar(self, name: str, prompts: Sequence[Prompt]) -> dict[str, str]:
         """Digests of tokenizer, template and of each prompt's token ids, as this subject has them."""
+        self._one_folder(name, "its tokenizer cannot be looked into")
         inputs = {"subject": self.subject(name).digest, "prompts": [asdict(p) for p in prompts]}
 
         def measure() -> dict[str, str]:
@@ -378,6 +391,16 @@ class Workbench:
         if "source" in self.settings.subjects:
             return "source"
         raise MissingNeed("source", f"what {spec.name} was converted from is not known", "--subject source=hf:FOLDER")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a record is there and finished; a damaged one is made again."""
+    try:
+        logprob_file.Reader(path).close()
+    except StoreError:
+        path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _options(engine: str) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Subjects:
         if name not in self._found:
             spec = self.spec(name)
             path, digest, detail = self._find(spec)
-            ready = spec.scheme in ("http", "https") or spec.recipe
-            location = spec.location if ready else path.name
+            said = spec.scheme in ("http", "https") or spec.recipe  # anything else is a path of this machine
+            location = spec.location if said else path.name
             self._found[name] = Subject(name, spec.scheme, location, digest, detail), path
         return self._found[name]
 
@@ -88,6 +88,9 @@ class Subjects:
     def _from_recipe(self, spec: SubjectSpec) -> Found:
         _need(spec.engine)  # before anything is trained for it
         recipe, _, argument = spec.recipe.partition(":")
+        if recipe in ("base", "tuned") and self._is_replaced(recipe):  # --subject tuned=hf:FOLDER replaces it for all that is made of it
+            subject, path = self.resolve(recipe)
+            return path, subject.digest, dict(subject.detail)
         if recipe == "base":
             return self._base()
         if recipe == "tuned":
@@ -99,7 +102,16 @@ class Subjects:
             return self._gguf(recipe, "gguf-f16", lambda src, out: gguf.quantize(src, out, kind, threads=threads()))
         if recipe.startswith("gguf-"):
             raise ConfigError(f"recipe:{spec.recipe}: {nearest(recipe, ['gguf-f16', *(f'gguf-{kind}' for kind in gguf.KINDS)])}")
-        return self._folder(spec, recipes.parse(recipe), int(argument or 0))
+        if argument and not argument.isdecimal():
+            raise ConfigError(f"recipe:{spec.recipe}: expected a calibration seed behind the colon, like {recipe}:1")
+        made = recipes.parse(recipe)
+        if made.method in ("nvfp4", "mxfp4") and spec.engine == "vllm" and not provenance.machine()["gpu"]:
+            raise MissingNeed("fp4", f"vLLM has no kernel for {made.method} on a CPU", "run on a machine with a GPU that has them")
+        return self._folder(spec, made, int(argument or 0))
+
+    def _is_replaced(self, recipe: str) -> bool:
+        named = self.settings.subjects.get(recipe)
+        return named is not None and named.recipe != recipe
 
     def _base(self) -> Found:
         _need("hf")  # whatever serves it
@@ -170,6 +182,8 @@ class Subjects:
     # --- damaged on purpose ---------------------------------------------------------------------
 
     def _damaged(self, reference: str, how: str) -> Found:
+        if self.settings.subject(reference).engine in ("openai", "fake"):
+            raise MissingNeed("weights", f"{reference} has no weights here to damage for a control", "name its file or folder")
         subject, path = self.resolve(reference)
         inputs = {"recipe": RECIPE, "source": subject.digest, "how": how}
         if path.is_file():

@@ -33,7 +33,10 @@ def damage(source: Path, out: Path, how: str, seed: int) -> None:
         (out / "chat_template.jinja").write_text(WRONG_TEMPLATE, encoding="utf-8")
         _rewrite(out / "tokenizer_config.json", chat_template=WRONG_TEMPLATE)
     elif kind == "eos" and not rest:
-        digit = load_json(out / "tokenizer.json")["model"]["vocab"]["1"]
+        vocabulary = load_json(out / "tokenizer.json").get("model", {}).get("vocab")
+        digit = vocabulary.get("1") if isinstance(vocabulary, dict) else None
+        if not isinstance(digit, int):
+            raise SubjectError(f"{source}: its tokenizer has no token '1' to end answers at; expected a BPE vocabulary")
         for name in ("config.json", "generation_config.json"):
             _rewrite(out / name, eos_token_id=digit)
         _rewrite(out / "tokenizer_config.json", eos_token="1")

@@ -182,7 +182,7 @@ def require(recipe: Recipe) -> None:
     if recipe.environment is not None:
         _python(recipe)
     elif find_spec(recipe.producer) is None:
-        raise MissingNeed(recipe.producer, f"{recipe.name} is made by {recipe.producer}, which is not installed", install("quant"))
+        raise MissingNeed(recipe.producer, f"{recipe.name} is made by {recipe.producer}, which is not installed", install("compress"))
 
 
 def versions(recipe: Recipe) -> dict[str, str]:
@@ -278,11 +278,12 @@ _ERRORS: Mapping[str, type[HarnessError]] = {each.__name__: each for each in (Su
 @contextmanager
 def _process(command: list[str], folder: Path, said: Any, threads: int) -> Iterator[subprocess.Popen[str]]:
     """The producer, dead when the block ends, however it ends. What it drops into its working folder is swept with it."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    # this package alone, not the packages beside it: another environment has its own
+    (folder / "import").mkdir(exist_ok=True)
+    (folder / "import" / "harness").symlink_to(Path(__file__).resolve().parents[1], target_is_directory=True)
     # waiting OpenMP threads must not spin on a shared machine; no hub is asked for anything
     quiet = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    environment = {**os.environ, **quiet, "PYTHONPATH": path}
+    environment = {**os.environ, **quiet, "PYTHONPATH": str(folder / "import")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=said, text=True, encoding="utf-8", env=environment, cwd=folder
     ) as process:

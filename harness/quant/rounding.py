@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.gguf_header import FLOATS, read_header
-from harness.errors import SubjectError
+from harness.errors import MissingNeed, SubjectError
 from harness.quant.gguf import need_gguf
 
 __all__ = ["OUTSIDE", "Rounding", "roundings"]
@@ -64,16 +64,19 @@ class Rounding:
 def roundings(build: str | Path, source: str | Path, names: frozenset[str] | None = None) -> list[Rounding]:
     """Each tensor of ``build`` (or those in ``names``) beside the same of ``source``, an unquantized GGUF file.
 
-    Raises SubjectError if the files hold different tensors, the source is quantized or a type is not
-    known here; MissingNeed without gguf and numpy.
+    Raises SubjectError if the files hold different tensors or the source is quantized; MissingNeed for a
+    type whose grid is not known here, and without gguf and numpy.
     """
     gguf = need_gguf("compare a build with its source")
     old, new = read_header(source), read_header(build)
     if {t.name: t.shape for t in old.tensors} != {t.name: t.shape for t in new.tensors}:
         raise SubjectError(f"{build}: tensors differ from those of {source}; expected a build of that very file")
-    wrong = [t for t in old.tensors if t.type not in FLOATS] + [t for t in new.tensors if t.type not in FLOATS and t.type not in _CODES]
+    wrong = [t for t in old.tensors if t.type not in FLOATS]
     if wrong:
-        raise SubjectError(f"{source} and {build}: {wrong[0].name!r} is {wrong[0].type}; expected floats, built into {', '.join(_CODES)}")
+        raise SubjectError(f"{source}: {wrong[0].name!r} is {wrong[0].type}; expected an unquantized source")
+    strange = sorted({t.type for t in new.tensors if t.type not in FLOATS and t.type not in _CODES})
+    if strange:
+        raise MissingNeed("rounding", f"the grid of {', '.join(strange)} is not known here", f"use a build of {', '.join(_CODES)}")
     sources = {t.name: t for t in gguf.GGUFReader(os.fspath(source)).tensors}
     return [
         _compare(gguf, tensor, sources[tensor.name])

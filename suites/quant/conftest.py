@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Settings
+from harness.errors import HarnessError
 from harness.plugin import settings_of, tier_of
 from harness.quant import recipes
 from suites.quant import margins
@@ -25,6 +26,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "subject": (*converted, *settings.builds),
         "build": settings.builds,
         "guarded": settings.guarded,
+        "reading": ("precision", "recall") if settings.guarded else (),
         "reference": converted,
         "calibrated": [name for name in settings.builds if _calibrated(settings, name)],
         # A process for each run where an engine starts in a second; one that stays open, and can be looked into, elsewhere.
@@ -42,8 +44,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _calibrated(settings: Settings, name: str) -> bool:
     """Whether we made the build by a method that needs calibration; of a ready-made one nobody knows."""
     recipe = settings.subject(name).recipe.partition(":")[0]
-    folder = bool(recipe) and settings.subject(name).engine != "llamacpp" and recipe not in ("base", "tuned")
-    return folder and recipes.parse(recipe).needs_calibration
+    if not recipe or settings.subject(name).engine == "llamacpp" or recipe in ("base", "tuned"):
+        return False
+    try:
+        return recipes.parse(recipe).needs_calibration
+    except HarnessError as error:
+        raise pytest.UsageError(f"subject {name}: {error}") from error
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -58,8 +64,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         named = [v for v in params.values() if v in order]
         return first.get(named[0], order.index(named[0])) if named else -1
 
-    # a tier without further calibration samples has no claim about them
-    items[:] = [item for item in items if "NOTSET" not in item.name]
-    mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    here = Path(__file__).parent
+    # where nothing can be asked (no further calibration sample, no guarded build) there is no claim either
+    items[:] = [item for item in items if not (item.path.is_relative_to(here) and "NOTSET" in item.name)]
+    mine = [item for item in items if item.path.is_relative_to(here)]
     ordered = iter(sorted(mine, key=place))
     items[:] = [next(ordered) if item in mine else item for item in items]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, equivalent, evals, identical
@@ -23,7 +25,7 @@ def test_calibration_is_disjoint_from_the_golden_sets(claim, bench, calibrated):
     texts = {row.id: row.content for row in bench.calibration(0).rows}
     stolen = max(golden.values(), key=len)
     planted = {"a golden item": stolen, "a golden item, in capitals and without commas": stolen.upper().replace(",", " ")}
-    said = {"calibration": bench.calibration(0).digest, "golden_items": len(golden)}
+    said = {"calibration": bench.subject(calibrated).detail["calibration"], "golden_items": len(golden)}
     claim.check(
         Measurement("calibration_leaks", _leaked(texts, golden), (bench.subject(calibrated),), said),
         controls=[
@@ -65,6 +67,8 @@ def _reseeded_claim(seed: int, calibrated: str) -> Claim:
 def test_another_calibration_sample_gives_the_same_result(claim, bench, seed, calibrated):
     claim.needs(bench.golden(bench.settings.texts).n)
     reference, again = bench.reference(calibrated), f"reseeded:{calibrated}:{seed}"
+    drawn = {bench.subject(name).detail["calibration"] for name in (calibrated, again)}
+    same = () if len(drawn) == 2 else ("both were calibrated on one sample",)
 
     def rows(name: str, *, control: bool = False) -> tuple[Sample, ...]:
         return fidelity.kld_samples(bench.distributions(name, reference, control=control), margins.KLD_CAP)
@@ -77,7 +81,7 @@ def test_another_calibration_sample_gives_the_same_result(claim, bench, seed, ca
 
     shifted = controls.shifted(rows(calibrated), 2 * margins.RESEEDED, margins.KLD_CAP)
     claim.check(
-        measure(rows(again), again, calibrated),
+        replace(measure(rows(again), again, calibrated), invalid=same),
         controls=[
             controls.unchanged(measure(rows(calibrated, control=True), calibrated)),
             controls.planted("twice the margin in every document", measure(shifted, calibrated)),

@@ -30,36 +30,28 @@ STRICT = tuple(
 # --- the rule that reads refusals ---------------------------------------------------------------
 
 
-def _precision_claim() -> Claim:
-    text = "what the rule reads as a refusal, people called one"
-    return Claim("Q7.rule[precision]", text, at_least(margins.PRECISION), estimand="proportion", min_n=30, expected=0.98)
+def _rule_claim(reading: str) -> Claim:
+    text, least, expected = {
+        "precision": ("what the rule reads as a refusal, people called one", margins.PRECISION, 0.98),
+        "recall": ("what people called a refusal, the rule reads as one", margins.RECALL, 0.90),
+    }[reading]
+    return Claim(f"Q7.rule[{reading}]", text, at_least(least), estimand="proportion", min_n=30, expected=expected)
 
 
-@pytest.mark.claim(_precision_claim())
-def test_what_is_read_as_a_refusal_is_one(claim, bench):
+@pytest.mark.claim(each=_rule_claim)
+def test_the_rule_reads_refusals_as_people_do(claim, bench, reading):
     labels = bench.golden(LABELS)
     claim.needs(labels.n)
-    everything = refusals.agreement(labels, lambda text: True)[0]
-    claim.check(
-        Measurement("refusal_precision", refusals.agreement(labels)[0], conditions={"golden": labels.digest}),
-        controls=[planted("a rule that reads everything as a refusal", Measurement("refusal_precision", everything))],
-    )
 
+    def measure(reads=refusals.refusal_in) -> Measurement:
+        precision, recall = refusals.agreement(labels, reads)
+        return Measurement(f"refusal_{reading}", precision if reading == "precision" else recall, conditions={"golden": labels.digest})
 
-def _recall_claim() -> Claim:
-    text = "what people called a refusal, the rule reads as one"
-    return Claim("Q7.rule[recall]", text, at_least(margins.RECALL), estimand="proportion", min_n=30, expected=0.90)
-
-
-@pytest.mark.claim(_recall_claim())
-def test_what_is_a_refusal_is_read_as_one(claim, bench):
-    labels = bench.golden(LABELS)
-    claim.needs(labels.n)
-    literal = refusals.agreement(labels, lambda text: "I'm sorry, but I cannot" in text)[1]
-    claim.check(
-        Measurement("refusal_recall", refusals.agreement(labels)[1], conditions={"golden": labels.digest}),
-        controls=[planted("a rule that knows one sentence", Measurement("refusal_recall", literal))],
-    )
+    broken = {
+        "precision": planted("a rule that reads everything as a refusal", measure(lambda text: True)),
+        "recall": planted("a rule that knows one sentence", measure(lambda text: "I'm sorry, but I cannot" in text)),
+    }
+    claim.check(measure(), controls=[broken[reading]])
 
 
 # --- the builds ---------------------------------------------------------------------------------

@@ -135,13 +135,14 @@ def _declared(name: str, declared: Scheme | None, scheme: Scheme) -> str:
 
 def _contradictions(name: str, kind: str, declared: Scheme | None, found: Found, scheme: Scheme) -> list[str]:
     """What speaks against the declaration of one layer, in words; empty where nothing does."""
+    where = Path(scheme.declared_in).name  # the folder is the subject's, and no path of a machine belongs in evidence
     if declared is None:
         if kind == "other" or not found.quantized:
             return list(found.faults) if found.quantized and kind != "other" else []
-        cause = "listed among the layers left alone" if scheme.ignores(name) else f"nothing in {scheme.declared_in} declares it"
+        cause = "listed among the layers left alone" if scheme.ignores(name) else f"nothing in {where} declares it"
         return [f"found {found}, expected 16 bits or more: {cause}", *found.faults]
     if not found.quantized:
-        return [f"found {found.weights}, expected {declared} as {scheme.declared_in} declares: not quantized", *found.faults]
+        return [f"found {found.weights}, expected {declared} as {where} declares: not quantized", *found.faults]
     return [*_differences(declared, found), *found.faults]
 
 
