@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from harness import config, evals, lifecycle
-from harness.errors import ConfigError, MissingNeed, SubjectError
+from harness.errors import ConfigError, EngineError, MissingNeed, SubjectError
 from harness.lifecycle import Workbench
+from harness.quant import footprint
 from harness.store import Store
+from harness.types import Generation, Prompt
 
 pytestmark = pytest.mark.selftest
 
@@ -158,3 +160,87 @@ def test_a_set_is_asked_with_its_own_prompt(tmp_path):
     plain = replace(chosen, prompt="{input}")
     assert evals.prompts(plain)[0].messages[0]["content"] == plain.items[0]["input"]
     assert evals.task_digest(plain) != evals.task_digest(chosen)
+
+
+# --- names, references, engines ---------------------------------------------------------------------
+
+
+def test_each_build_is_held_against_the_reference_of_its_own_engine(tmp_path):
+    bench = bench_of(tmp_path)
+    assert bench.reference("gguf-q4_0") == "gguf-f16"
+    assert bench.reference("awq-w4g64") == "bf16-vllm"
+    alone = bench_of(tmp_path, f"mine=hf:{tmp_path}")
+    with pytest.raises(MissingNeed, match=r"no reference in the engine of mine \(hf\)"):
+        alone.reference("mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme", "location", "engine"),
+    [
+        ("damaged:gguf-f16:noise-layer:1:2", "recipe", "gguf-f16", "llamacpp"),
+        ("damaged:bf16-vllm:eos", "vllm", "recipe:tuned", "vllm"),
+        ("forged:awq-w4g64", "vllm", "recipe:awq-w4g64", "vllm"),
+        ("reseeded:awq-w4g64:3", "vllm", "recipe:awq-w4g64:3", "vllm"),
+        ("hf:bf16-vllm", "recipe", "tuned", "hf"),
+    ],
+)
+def test_names_that_are_made_of_others(tmp_path, name, scheme, location, engine):
+    spec = bench_of(tmp_path)._subjects.spec(name)
+    assert (spec.name, spec.scheme, spec.location, spec.engine) == (name, scheme, location, engine)
+
+
+@pytest.mark.parametrize("name", ["melted:gguf-f16", "reseeded:awq-w4g64:x", "damaged:nothing:eos", "awq-w4g46"])
+def test_names_that_are_made_of_nothing_are_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"expected damaged:|no subject"):
+        bench_of(tmp_path).subject(name)
+
+
+def test_a_replaced_base_is_what_everything_is_made_of(tmp_path):
+    """--subject tuned=hf:FOLDER: no build may quietly come from the built-in model."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"dtype": "bfloat16"}')
+    bench = bench_of(tmp_path, f"tuned=hf:{folder}", "other=recipe:tuned")
+    assert bench.subject("other").digest == bench.subject("tuned").digest
+    assert bench.path("other") == folder
+
+
+def test_servers_and_adapters_have_no_files_to_look_into(tmp_path):
+    (tmp_path / "lora").mkdir()
+    bench = bench_of(tmp_path, "far=http://127.0.0.1:1/v1#m", f"near=adapter:{tmp_path}/lora+hf:{tmp_path}")
+    for name in ("far", "near"):
+        for look in (bench.scheme, bench.inventory, lambda n: bench.sidecar(n, [])):
+            with pytest.raises(MissingNeed, match="weights"):
+                look(name)
+    with pytest.raises(MissingNeed, match="no weights here to damage"):
+        bench_of(tmp_path, "r=http://127.0.0.1:1/v1#m").subject("damaged:r:eos")
+
+
+def test_a_damaged_record_is_made_again(tmp_path):
+    path = tmp_path / "x.logprobs"
+    path.write_bytes(b"no record")
+    assert not lifecycle._is_whole(path)
+    assert not path.exists()
+
+
+def test_tiers_limit_each_kind_by_its_own_number():
+    tier = config.Tier("t", items=100, texts=60, requests=50)
+    assert [tier.limit(kind) for kind in ("json_extraction", "documents", "refusals", "refusal_labels")] == [100, 60, 50, None]
+    assert config.Tier("t").limit("refusals", control=True) == 120
+
+
+def test_runs_take_turns_and_a_silent_engine_is_no_speed():
+    order = []
+    runs = {arm: (lambda arm=arm: order.append(arm) or {"tokens_per_s": 1.0}) for arm in ("new", "old")}
+    rows = footprint.blocks(runs, 2, lambda *_: None)
+    assert "".join(arm[0] for arm in order) == "onno" + "noon"
+    assert [(r["block"], r["arm"], r["replicate"]) for r in rows[:4]] == [
+        ("block-00", "old", 0), ("block-00", "new", 0), ("block-00", "new", 1), ("block-00", "old", 1),
+    ]  # fmt: skip
+
+    class Silent:
+        def generate(self, prompts, *, sampling):
+            return [Generation(p.id, "", "error", 1, 0, error="dead") for p in prompts]
+
+    with pytest.raises(EngineError, match="gave no token; the engine says 'dead'"):
+        footprint.asker(Silent(), [Prompt("p", text="x")])()
