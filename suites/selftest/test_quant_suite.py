@@ -45,7 +45,7 @@ def test_without_an_engine_every_claim_that_needs_it_says_so(tmp_path):
     assert "doctor --install vllm" in done.stdout
     records = [json.loads(p.read_text()) for p in (tmp_path / "run" / "evidence").glob("*.json")]
     outcomes = {r["claim"]["id"]: r["verdict"]["outcome"] for r in records}
-    for build in ("gguf-q8_0", "gptq-w4g64", "nf4"):
+    for build in ("gguf-q8_0", "gptq-w4g64"):
         assert outcomes[f"Q1.accuracy[addresses,{build}]"] == "not_evaluated"
     assert outcomes["G1.golden[addresses]"] == "holds"
     assert set(outcomes.values()) == {"holds", "not_evaluated"}
