@@ -66,7 +66,7 @@ class Tier:
     seeds: int = 1
     control_items: int = 300
     control_texts: int = 120
-    control_requests: int = 120
+    control_requests: int = 0
 
     def limit(self, kind: str, *, control: bool = False) -> int | None:
         """How many units of a golden set of this kind are used; None for all."""

@@ -63,17 +63,16 @@ def worst_layer(table: Table, documents: Collection[str]) -> int:
 
 
 def dominance(table: Table, layer: int, documents: Iterable[str]) -> tuple[Sample, ...]:
-    """Per document ln of (KL of ``layer`` / the largest KL of all others): its mean above 0 says that no block is worse.
+    """Per document 1 where the KL of ``layer`` exceeds the largest KL of all others: in more than half of them, no block is worse.
 
-    The largest of the others is at least any one of them, so that a mean above 0 puts ``layer`` above each in
-    the geometric mean. Conservative: where two blocks are alike, neither is confirmed.
+    A share, so that no shape of the divergences matters. Conservative: of two blocks that are alike neither wins half.
     """
     rest = [i for i in table if i != layer]
 
     def row(name: str) -> Sample:
         rival = max(rest, key=lambda i: table[i][name])
         ours, theirs = table[layer][name], table[rival][name]
-        return Sample(name, _log(ours) - _log(theirs), detail={"layer": layer, "kld": ours, "rival": rival, "rival_kld": theirs})
+        return Sample(name, float(ours > theirs), detail={"layer": layer, "kld": ours, "rival": rival, "rival_kld": theirs})
 
     return tuple(map(row, documents))
 

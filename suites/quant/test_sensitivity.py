@@ -20,10 +20,10 @@ PLANTED = 12  # the block that ``controls.drowned`` drowns
 
 def _layer_claim(gguf_reference: str) -> Claim:
     text = (
-        f"the block of {gguf_reference} whose rounding to 4 bits costs most on half the documents costs, on the other half, more "
-        "than any other: ln of its KL over the largest KL of all others, mean over documents"
+        f"the block of {gguf_reference} whose rounding to 4 bits costs most on half the documents costs more than any other in "
+        "more than half of the others"
     )
-    return Claim(f"Q12.layer[{gguf_reference}]", text, at_least(0.0), estimand="mean", min_n=30, expected=0.2)
+    return Claim(f"Q12.layer[{gguf_reference}]", text, at_least(0.5), min_n=30, expected=0.9)
 
 
 @pytest.mark.claim(each=_layer_claim)
@@ -41,7 +41,7 @@ def test_the_most_sensitive_block_is_named_and_reproduced(claim, bench, gguf_ref
             "order": sorted(read, key=lambda i: (-_mean(read[i]), i)),
             "kld": [_mean(read[i]) for i in sorted(read)],
         }
-        return Measurement("ln_dominance", sensitivity.dominance(read, layer, second), (bench.subject(reference),), said, wrong)
+        return Measurement("dominance", sensitivity.dominance(read, layer, second), (bench.subject(reference),), said, wrong)
 
     # Twice as bad to the last digit would have no variance and decide nothing.
     loud = {name: max(row[name] for row in table.values()) * (1.5 + _uniform(claim.claim.id, name)) for name in table[PLANTED]}

@@ -226,7 +226,8 @@ def test_a_damaged_record_is_made_again(tmp_path):
 def test_tiers_limit_each_kind_by_its_own_number():
     tier = config.Tier("t", items=100, texts=60, requests=50)
     assert [tier.limit(kind) for kind in ("json_extraction", "documents", "refusals", "refusal_labels")] == [100, 60, 50, None]
-    assert config.Tier("t").limit("refusals", control=True) == 120
+    assert config.Tier("t", control_requests=70).limit("refusals", control=True) == 70
+    assert config.Tier("t").limit("documents", control=True) == 120
 
 
 def test_runs_take_turns_and_a_silent_engine_is_no_speed():

@@ -155,13 +155,15 @@ def test_rows_of_other_documents_are_refused():
 def test_dominance_is_against_the_largest_of_the_others():
     read = {0: {"a": 0.2, "b": 0.1}, 1: {"a": 0.1, "b": 0.4}, 2: {"a": 0.4, "b": 0.1}}
     samples = sensitivity.dominance(read, 0, ["a", "b"])
-    assert [s.value for s in samples] == pytest.approx([math.log(0.5), math.log(0.25)])
+    assert [s.value for s in samples] == [0.0, 0.0]
     assert [s.detail["rival"] for s in samples] == [2, 1]
+    assert [s.value for s in sensitivity.dominance(read, 2, ["a", "b"])] == [1.0, 0.0]
 
 
 def test_a_divergence_of_zero_has_a_logarithm():
     read = {0: {"a": 0.0}, 1: {"a": -1e-12}}
-    assert sensitivity.dominance(read, 0, ["a"])[0].value == 0.0
+    assert sensitivity.worst_layer(read, ["a"]) == 0
+    assert sensitivity.dominance({0: {"a": 0.1}, 1: {"a": 0.1}}, 0, ["a"])[0].value == 0.0  # as bad is not worse
 
 
 def test_blocks_dealt_anew_keep_each_documents_numbers():
@@ -259,9 +261,6 @@ class Bench:
     def __init__(self, worst=None, times=1.0, lost=lambda item: 0.02):
         self.table, self.lost = table(worst, times), lost
 
-    def gguf_reference(self):
-        return "reference"
-
     def reference(self, build):
         return "reference"
 
@@ -291,8 +290,8 @@ class Bench:
 
 @pytest.mark.parametrize(("worst", "times", "outcome"), [(11, 4.0, "holds"), (0, 2.0, "holds"), (None, 1.0, "fails"), (7, 1.05, "fails")])
 def test_the_claim_on_blocks(worst, times, outcome):
-    asked = Asked(suite._layer_claim())
-    suite.test_the_most_sensitive_block_is_named_and_reproduced(asked, Bench(worst, times))
+    asked = Asked(suite._layer_claim("reference"))
+    suite.test_the_most_sensitive_block_is_named_and_reproduced(asked, Bench(worst, times), "reference")
     assert asked.verdict.outcome == outcome, asked.verdict.sentence
     assert [control["met"] for control in asked.verdict.controls] == [True] * 3
     if outcome == "holds":
@@ -302,8 +301,8 @@ def test_the_claim_on_blocks(worst, times, outcome):
 def test_a_gate_that_names_another_block_than_the_planted_does_not_speak():
     bench = Bench(11, 4.0)
     bench.distributions = lambda *_, control: [{"id": name, "kld_mean": 0.001} for name in bench.table[0]]  # the damage did nothing
-    asked = Asked(suite._layer_claim())
-    suite.test_the_most_sensitive_block_is_named_and_reproduced(asked, bench)
+    asked = Asked(suite._layer_claim("reference"))
+    suite.test_the_most_sensitive_block_is_named_and_reproduced(asked, bench, "reference")
     assert asked.verdict.reason == "control_failed"
 
 
