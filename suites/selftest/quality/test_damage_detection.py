@@ -187,7 +187,7 @@ def test_a_build_of_another_file_and_a_quantized_source_are_refused(files, tmp_p
     from harness.errors import SubjectError
     from harness.quant.rounding import roundings
 
-    with pytest.raises(SubjectError, match="expected floats"):
+    with pytest.raises(SubjectError, match="expected an unquantized source"):
         roundings(files / "q4_0.gguf", files / "q8_0.gguf")
     broken = tmp_path / "broken.gguf"
     broken.write_bytes((files / "f16.gguf").read_bytes()[:-100])
