@@ -253,8 +253,8 @@ def _risks(run: RunView, build: Build, group: Sequence[Build]) -> Iterable[Point
 
 
 def forced(sample: Any) -> bool:
-    """Whether a tensor has another type than was asked for, with or without excuse."""
-    wanted = sample.detail.get("expected") or sample.detail.get("declared")
+    """Whether a tensor has another type than its recipe asks for, with or without excuse."""
+    wanted = sample.detail.get("expected")
     return bool(wanted) and wanted != sample.detail.get("found")
 
 
