@@ -340,7 +340,8 @@ def main(descriptor: int, folder: Path) -> None:
     """Answers calls until the other end is gone, or vLLM failed: requests that it still holds would answer the next call."""
     os.set_inheritable(descriptor, False)  # else a child of ours would keep our end open
     channel = socket.socket(fileno=descriptor)
-    threading.Thread(target=_follow, args=(descriptor, folder), daemon=True).start()
+    follower = threading.Thread(target=_follow, args=(descriptor, folder), daemon=True)
+    follower.start()
 
     def send(message: Mapping[str, Any]) -> None:
         channel.sendall(json.dumps(message, allow_nan=False).encode() + b"\n")
@@ -361,6 +362,7 @@ def main(descriptor: int, folder: Path) -> None:
             traceback.print_exc()  # into the log
             send({"error": ["EngineError", f"vLLM: {_said(error)}"], "over": True})
             return
+    follower.join()  # nobody is left: it sweeps the folder and ends us, and our leaving first would cut it short
 
 
 def _lines(channel: socket.socket) -> Iterator[dict[str, Any]]:
