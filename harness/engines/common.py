@@ -25,6 +25,7 @@ __all__ = [
     "load_json",
     "pick_token",
     "quiet_transformers",
+    "render_chat",
     "rng_for",
     "safetensors_entries",
     "safetensors_file",
@@ -130,6 +131,22 @@ def quiet_transformers() -> Iterator[None]:
         log.set_verbosity(level)
         if bars:
             log.enable_progress_bar()
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Mapping[str, str]], where: str) -> str:
+    """The prompt that a transformers tokenizer's chat template makes of ``messages``, the answer begun.
+
+    Raises SubjectError, naming the folder ``where``, if there is no template or it cannot be rendered.
+    """
+    if not tokenizer.chat_template:
+        raise SubjectError(f"{where}: no chat template, so no messages; give the prompt as text")
+    import jinja2
+
+    try:
+        text: str = tokenizer.apply_chat_template([dict(message) for message in messages], add_generation_prompt=True, tokenize=False)
+    except (jinja2.TemplateError, TypeError, ValueError) as error:
+        raise SubjectError(f"{where}: the chat template cannot render these messages: {error}") from error
+    return text
 
 
 def rng_for(*parts: object) -> Any:

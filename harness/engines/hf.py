@@ -14,6 +14,7 @@ from harness.engines.common import (
     load_json,
     pick_token,
     quiet_transformers,
+    render_chat,
     rng_for,
     safetensors_entries,
     token_digest,
@@ -137,17 +138,7 @@ class HF:
 
         Raises SubjectError if there is no template or it cannot be rendered.
         """
-        if not self._tokenizer.chat_template:
-            raise SubjectError(f"{self.folder}: no chat template, so no messages; give the prompt as text")
-        import jinja2
-
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, tokenize=False
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise SubjectError(f"{self.folder}: the chat template cannot render these messages: {error}") from error
-        return text
+        return render_chat(self._tokenizer, messages, str(self.folder))
 
     def _prompt_tokens(self, prompt: Prompt) -> list[int]:
         if prompt.text is not None:

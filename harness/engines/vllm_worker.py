@@ -30,7 +30,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.engines.common import cut_at_stop, load_json, safetensors_entries, token_digest
+from harness.engines.common import cut_at_stop, load_json, render_chat, safetensors_entries, token_digest
 from harness.engines.loaded import loaded_from
 from harness.engines.scoring import Branch, item_of
 from harness.errors import EngineError, HarnessError, SubjectError
@@ -151,15 +151,7 @@ class Served:
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The prompt that the folder's chat template makes of ``messages``, the answer begun."""
-        if not self._tokenizer.chat_template:
-            raise SubjectError(f"{self.folder}: no chat template, so no messages; give the prompt as text")
-        import jinja2
-
-        try:
-            text: str = self._tokenizer.apply_chat_template([dict(m) for m in messages], add_generation_prompt=True, tokenize=False)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise SubjectError(f"{self.folder}: the chat template cannot render these messages: {error}") from error
-        return text
+        return render_chat(self._tokenizer, messages, str(self.folder))
 
     def _prompt_tokens(self, prompt: Prompt) -> list[int]:
         if prompt.text is not None:

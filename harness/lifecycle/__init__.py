@@ -17,13 +17,13 @@ from typing import Any
 
 from harness import evals, golden, provenance
 from harness.config import Settings, Tier
-from harness.engines import available, open_engine, versions
+from harness.engines import open_engine, versions
 from harness.engines.gguf_header import Header, read_header
 from harness.engines.loaded import Loaded
 from harness.errors import ConfigError, MissingNeed, StoreError
 from harness.evals import refusals
 from harness.golden import GoldenSet
-from harness.lifecycle.subjects import RECIPE, Subjects, adapter_and_base, threads
+from harness.lifecycle.subjects import RECIPE, Subjects, adapter_and_base, need, threads
 from harness.progress import Progress
 from harness.quant import checkpoint, damage, fidelity, footprint, logprob_file, sidecar
 from harness.quant.calibration import Calibration
@@ -58,6 +58,7 @@ class Workbench:
         self._subjects = Subjects(settings, store, progress)
         self._engines: dict[str, Engine] = {}
         self._headers: dict[str, Header] = {}
+        self._inventories: dict[str, list[checkpoint.TensorFact]] = {}
         self._session = os.urandom(8).hex()
         self._golden: dict[tuple[str, bool], GoldenSet] = {}  # verified once a session
 
@@ -91,12 +92,6 @@ class Workbench:
             )
         return found
 
-    @staticmethod
-    def _need(engine: str) -> None:
-        missing = available(engine)
-        if missing is not None:
-            raise missing
-
     # --- engines ------------------------------------------------------------------------------
 
     def engine(self, name: str) -> Engine:
@@ -106,7 +101,7 @@ class Workbench:
             # each vLLM takes its share of a GPU's memory when it starts
             while len(self._engines) >= (2 if provenance.machine()["gpu"] else _OPEN):
                 self._engines.pop(next(iter(self._engines))).close()
-            self._need(self.engine_of(name))
+            need(self.engine_of(name))
             kept = self._open(name)
         self._engines[name] = kept
         return kept
@@ -147,12 +142,15 @@ class Workbench:
     def answers(self, name: str, set_name: str, *, control: bool = False) -> Answers:
         """The subject's scored answers to a golden set; as a ``control`` to a subset, answered afresh."""
         chosen = self.golden(set_name, control=control)
-        ask = {"json_extraction": self._generate, "multiple_choice": self._score}.get(chosen.kind)
+        ask = {
+            "json_extraction": lambda: self._generate(name, chosen.name, evals.prompts(chosen), evals.SAMPLING),
+            "multiple_choice": lambda: self._score(name, chosen),
+        }.get(chosen.kind)
         if ask is None:
             raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers; name it under [quant] texts instead")
         inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "control": control}
         subject = self.subject(name)
-        kept = self.store.make_json("answers", inputs, lambda: ask(name, chosen))
+        kept = self.store.make_json("answers", inputs, ask)
         if chosen.kind == "json_extraction":
             samples = evals.score_answers(chosen, [Generation(**row) for row in kept["rows"]])
         else:
@@ -165,18 +163,13 @@ class Workbench:
         chosen = self.golden(set_name, control=control)
         inputs = {**self._inputs(name), "golden": chosen.digest, "task": refusals.task_digest(guard), "control": control}
         asked = refusals.prompts(chosen, guard)
-
-        def ask() -> dict[str, Any]:
-            rows = self._in_chunks(name, chosen.name, asked, lambda engine, part: engine.generate(part, sampling=refusals.SAMPLING))
-            return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, refusals.SAMPLING)}
-
-        kept = self.store.make_json("refusals", inputs, ask)
+        kept = self.store.make_json("refusals", inputs, lambda: self._generate(name, chosen.name, asked, refusals.SAMPLING))
         samples = refusals.score(chosen, [Generation(**row) for row in kept["rows"]])
         return Answers(self.subject(name), samples, {**kept["conditions"], "golden": chosen.digest, "task": inputs["task"]})
 
     def _inputs(self, name: str) -> dict[str, Any]:
         kind = self.engine_of(name)
-        self._need(kind)
+        need(kind)
         # Weights alone decide what is measured, not the name they were given. Nobody can tell whether a
         # server still holds the same ones, so what it said is never reused in another session.
         session = {"session": self._session} if kind == "openai" else {}
@@ -189,10 +182,9 @@ class Workbench:
             **session,
         }
 
-    def _generate(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
-        prompts = evals.prompts(chosen)
-        rows = self._in_chunks(name, chosen.name, prompts, lambda engine, part: engine.generate(part, sampling=evals.SAMPLING))
-        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, evals.SAMPLING)}
+    def _generate(self, name: str, what: str, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, Any]:
+        rows = self._in_chunks(name, what, prompts, lambda engine, part: engine.generate(part, sampling=sampling))
+        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, sampling)}
 
     def _score(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
         rows = self._in_chunks(name, chosen.name, evals.choices(chosen), lambda engine, part: engine.logprobs(part))
@@ -219,11 +211,10 @@ class Workbench:
         inputs = {
             "new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "control": control, "step": logprob_file.STEP,
         }  # fmt: skip
-        show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
 
         def measure() -> list[dict[str, Any]]:
             with logprob_file.Reader(self._recorded(old)) as reference:
-                return fidelity.compare(self.engine(new), reference, evals.documents(chosen), show)
+                return fidelity.compare(self.engine(new), reference, evals.documents(chosen), self._showing(f"of {new}"))
 
         rows: list[dict[str, Any]] = self.store.make_json("distributions", inputs, measure)
         return rows
@@ -235,8 +226,7 @@ class Workbench:
         path = self.store.root / "logprobs" / f"{key}.logprobs"
         if not _is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            show: Progress = lambda task, done, total: self.progress(f"{task} by {name}", done, total)  # noqa: E731
-            logprob_file.record(self.engine(name), evals.documents(chosen), path, show)
+            logprob_file.record(self.engine(name), evals.documents(chosen), path, self._showing(f"by {name}"))
         return path
 
     def layer_rows(self, reference: str, block: int, kind: str = "Q4_0") -> list[dict[str, Any]]:
@@ -244,7 +234,6 @@ class Workbench:
         limit = min(_LAYER_TEXTS, self.tier.limit("documents") or _LAYER_TEXTS)
         chosen = golden.load(self.settings.texts, self.settings.golden, limit=limit)
         inputs = {**self._inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
-        show: Progress = lambda task, done, total: self.progress(f"{task} of block {block}", done, total)  # noqa: E731
 
         def measure() -> list[dict[str, Any]]:
             recorded = self._recorded(reference)
@@ -253,7 +242,7 @@ class Workbench:
                 damage.damage(self.path(reference), path, f"round-layer:{block}:{kind}", seed=0)
                 engine = open_engine("llamacpp", path, **_options("llamacpp"))
                 try:
-                    return fidelity.compare(engine, kept, evals.documents(chosen), show)
+                    return fidelity.compare(engine, kept, evals.documents(chosen), self._showing(f"of block {block}"))
                 finally:
                     engine.close()
 
@@ -277,8 +266,7 @@ class Workbench:
         asked = self._speed_prompts()
         if self.engine_of(new) != "llamacpp":
             asked = asked[:2]  # what these engines take for four would be most of a run's time
-        show: Progress = lambda task, done, total: self.progress(f"{task} of {new}", done, total)  # noqa: E731
-        rows: list[dict[str, Any]] = self.store.make_json("runs", inputs, lambda: self._timed(new, old, asked, show))
+        rows: list[dict[str, Any]] = self.store.make_json("runs", inputs, lambda: self._timed(new, old, asked, self._showing(f"of {new}")))
         return rows
 
     def _timed(self, new: str, old: str, asked: Sequence[Prompt], show: Progress) -> list[dict[str, Any]]:
@@ -303,6 +291,10 @@ class Workbench:
             if chosen.kind == "json_extraction":
                 return evals.prompts(chosen)
         raise ConfigError(f"{self.settings.path}: [quant] sets holds no json_extraction set to time answers on")
+
+    def _showing(self, what: str) -> Progress:
+        """Progress of a task, with what it is about."""
+        return lambda task, done, total: self.progress(f"{task} {what}", done, total)
 
     def _files_only(self, names: Sequence[str], why: str) -> None:
         for name in names:
@@ -333,9 +325,11 @@ class Workbench:
         return checkpoint.read_scheme(self.path(name))
 
     def inventory(self, name: str) -> list[checkpoint.TensorFact]:
-        """What each tensor of the subject really is."""
+        """What each tensor of the subject really is, read once."""
         self._one_folder(name, "its weights cannot be looked into")
-        return checkpoint.inventory(self.path(name))
+        if name not in self._inventories:
+            self._inventories[name] = checkpoint.inventory(self.path(name))
+        return self._inventories[name]
 
     def loaded(self, name: str) -> dict[str, Any]:
         """What the engine holds of the subject: module by module the kernel that runs it, dtypes, bytes."""

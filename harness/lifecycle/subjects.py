@@ -30,7 +30,7 @@ from harness.quant import calibration, checkpoint, convert, damage, damage_folde
 from harness.store import Store, digest_file, digest_json, digest_tree
 from harness.types import Subject
 
-__all__ = ["RECIPE", "Subjects", "adapter_and_base", "threads"]
+__all__ = ["RECIPE", "Subjects", "adapter_and_base", "need", "threads"]
 
 RECIPE = 1  # raised by hand when a maker below changes what comes out
 
@@ -86,7 +86,7 @@ class Subjects:
     # --- recipes ------------------------------------------------------------------------------
 
     def _from_recipe(self, spec: SubjectSpec) -> Found:
-        _need(spec.engine)  # before anything is trained for it
+        need(spec.engine)  # before anything is trained for it
         recipe, _, argument = spec.recipe.partition(":")
         if recipe in ("base", "tuned") and self._is_replaced(recipe):  # --subject tuned=hf:FOLDER replaces it for all that is made of it
             subject, path = self.resolve(recipe)
@@ -114,7 +114,7 @@ class Subjects:
         return named is not None and named.recipe != recipe
 
     def _base(self) -> Found:
-        _need("hf")  # whatever serves it
+        need("hf")  # whatever serves it
         numbers = _numbers(self.settings, "base", {"package": str, "version": str, "sha256": str})
         inputs = {"recipe": RECIPE, **numbers, "versions": _versions("gguf", "transformers")}
 
@@ -211,7 +211,8 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _need(engine: str) -> None:
+def need(engine: str) -> None:
+    """Raises MissingNeed if the engine is not here."""
     missing = available(engine)
     if missing is not None:
         raise missing

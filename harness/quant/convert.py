@@ -15,7 +15,7 @@ from harness.engines.gguf_header import Header, read_header
 from harness.errors import MissingNeed, SubjectError, nearest
 from harness.quant.gguf import atomic, flush, need_gguf
 
-__all__ = ["convert", "dequantize"]
+__all__ = ["FLOAT_CODES", "convert", "dequantize", "widened"]
 
 
 # --- GGUF -> Hugging Face ------------------------------------------------------------------------
@@ -157,26 +157,34 @@ def _llama_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+FLOAT_CODES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""How numpy reads the floats of safetensors; it knows no bf16."""
+
+
+def widened(data: Any, kind: str) -> Any:
+    """Stored floats as numbers: bf16, which is the upper half of a float32, as float32; the others as they are."""
+    import numpy as np
+
+    return (data.astype("<u4") << 16).view("<f4") if kind == "BF16" else np.asarray(data)
+
+
 class _Safetensors:
     """The tensors of a folder's safetensors files as memory maps, checked against their headers."""
-
-    _CODES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries = safetensors_entries(folder)
         for name, (path, kind, _shape, _offset) in self.entries.items():
-            if kind not in self._CODES:
-                raise SubjectError(f"{path}: tensor {name!r} has type {kind}, expected {', '.join(self._CODES)}")
+            if kind not in FLOAT_CODES:
+                raise SubjectError(f"{path}: tensor {name!r} has type {kind}, expected {', '.join(FLOAT_CODES)}")
 
     def array(self, name: str) -> Any:
         """The tensor as float32 or float16, of its own shape. Raises SubjectError unless finite."""
         import numpy as np
 
         path, kind, shape, offset = self.entries[name]
-        data: Any = np.memmap(path, dtype=self._CODES[kind], mode="r", offset=offset, shape=shape)
-        # bf16 is the upper half of a float32
-        array = (data.astype("<u4") << 16).view("<f4") if kind == "BF16" else np.asarray(data)
+        data: Any = np.memmap(path, dtype=FLOAT_CODES[kind], mode="r", offset=offset, shape=shape)
+        array = widened(data, kind)
         if not np.isfinite(array).all():
             raise SubjectError(f"{path}: tensor {name!r} holds NaN or infinite values; the file is damaged, fetch or build it again")
         return array

@@ -10,12 +10,12 @@ from typing import Any
 
 from harness.engines.common import TensorEntry, load_json, safetensors_entries
 from harness.errors import SubjectError
+from harness.quant.convert import FLOAT_CODES, widened
 from harness.quant.damage import WRONG_TEMPLATE
 
 __all__ = ["damage", "forge"]
 
 _DAMAGES = ("noise-layer:<i>:<scale>", "wrong-template", "eos")
-_CODES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def damage(source: Path, out: Path, how: str, seed: int) -> None:
@@ -78,7 +78,7 @@ def _drown(folder: Path, block: int, scale: float, seed: int) -> None:
 
 def _check_floats(folder: Path, tensors: Iterable[tuple[str, TensorEntry]]) -> None:
     for name, (_, kind, _, _) in tensors:
-        if kind not in _CODES:
+        if kind not in FLOAT_CODES:
             raise SubjectError(f"{folder}: tensor {name!r} is {kind}; damage an unquantized folder instead")
 
 
@@ -87,9 +87,8 @@ def _add_noise(entry: TensorEntry, scale: float, seed: list[int]) -> None:
     import numpy as np
 
     path, kind, shape, offset = entry
-    stored: Any = np.memmap(path, dtype=_CODES[kind], mode="r+", offset=offset, shape=shape)
-    # bf16 is the upper half of a float32
-    values = (stored.astype("<u4") << 16).view("<f4") if kind == "BF16" else stored.astype("<f4")
+    stored: Any = np.memmap(path, dtype=FLOAT_CODES[kind], mode="r+", offset=offset, shape=shape)
+    values = widened(stored, kind).astype("<f4")
     noisy = values + np.random.default_rng(seed).normal(0.0, scale * float(values.std()), shape).astype("<f4")
-    stored[...] = (noisy.view("<u4") >> 16).astype("<u2") if kind == "BF16" else np.clip(noisy, -65504, 65504).astype(_CODES[kind])
+    stored[...] = (noisy.view("<u4") >> 16).astype("<u2") if kind == "BF16" else np.clip(noisy, -65504, 65504).astype(FLOAT_CODES[kind])
     stored.flush()
