@@ -7,6 +7,7 @@
     ├── SubjectError             a model file is missing, truncated, not finite, or of another format
     ├── StoreError               an artifact could not be made or kept (full disk, killed maker)
     ├── EvidenceError            a bundle that was changed, or cannot be written
+    ├── AuditError               a dataset that cannot be read as one: no file, a wrong format, no rows
     ├── EngineError              an engine was asked for something it does not do, or died
     └── MissingNeed              an engine, device or dataset is absent; says how to get it
 
@@ -16,6 +17,7 @@ A message names what was found, where, what was expected, and what to do next.
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
     "ClaimError",
     "ConfigError",
     "EngineError",
@@ -55,6 +57,10 @@ class StoreError(HarnessError, OSError):
 
 class EvidenceError(HarnessError, ValueError):
     """An evidence bundle was changed, or cannot be written."""
+
+
+class AuditError(HarnessError, ValueError):
+    """A dataset that cannot be audited as a whole. A bad row is a finding, never this."""
 
 
 class EngineError(HarnessError, RuntimeError):
