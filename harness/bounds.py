@@ -25,10 +25,10 @@ Kind = Literal["at_least", "at_most", "within", "non_inferior", "better_than", "
 _ESTIMANDS: dict[str, tuple[Estimand, ...]] = {
     "at_least": (
         "proportion", "run_ratio", "relative_score", "bounded_mean", "mean",
-        "kappa", "alpha_nominal", "alpha_ordinal", "alpha_interval", "exact",
+        "kappa", "alpha_nominal", "alpha_ordinal", "alpha_interval", "exact", "exact_share",
     ),
-    "at_most": ("proportion", "bounded_mean", "mean", "log_ratio", "over_limit", "run_ratio", "exact"),
-    "within": ("proportion", "exact"),
+    "at_most": ("proportion", "bounded_mean", "mean", "log_ratio", "over_limit", "run_ratio", "exact", "exact_share"),
+    "within": ("proportion", "exact", "exact_share"),
     "non_inferior": ("paired_difference", "paired_mean", "sequential_difference", "corrected_difference"),
     "better_than": ("paired_difference", "paired_mean", "sequential_difference", "corrected_difference"),
     "equivalent": ("paired_difference", "paired_mean", "corrected_difference"),
@@ -82,6 +82,8 @@ class Bound:
             return "expected low < high"
         if claim.estimand in ("proportion", "over_limit") and not all(0 < x < 1 for x in self._ends()):
             return "a share must be bounded inside (0, 1); for 'none at all' use identical()"
+        if claim.estimand == "exact_share" and not all(0 <= x <= 1 for x in self._ends()):
+            return "a share of all rows must be bounded inside [0, 1]"
         if claim.estimand == "over_limit" and self.limit > 0.5:
             return "the share over the limit must be bounded by at most .5: a claim on the median or a higher quantile"
         if claim.estimand in ("log_ratio", "run_ratio", "relative_score") and self.limit <= 0:

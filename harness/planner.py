@@ -52,7 +52,7 @@ def power(claim: Claim, n: int) -> Power:
     Non-inferiority and equivalence: no difference, discordance ``psi``. Superiority and proportions: ``expected``.
     """
     bound, alpha = claim.bound, claim.level
-    if claim.estimand == "exact":
+    if claim.estimand in ("exact", "exact_share"):
         return Power(1.0, "deterministic: holds unless something is broken")
     if claim.estimand == "paired_difference" and bound.kind == "non_inferior":
         return _ni_power(n, bound.limit, claim.psi, alpha)
@@ -81,7 +81,7 @@ _PILOTS = {
 
 def release_lines(planned: Sequence[tuple[Claim, int]]) -> Iterator[str]:
     """The power of each planned claim at its n, then P(all pass | nothing changed) and what it leaves out."""
-    chances = [(claim, n, power(claim, n)) for claim, n in planned if claim.estimand != "exact"]
+    chances = [(claim, n, power(claim, n)) for claim, n in planned if claim.estimand not in ("exact", "exact_share")]
     width = max((len(claim.id) for claim, _, _ in chances), default=5)
     yield f"{'claim':<{width}}  {'n':>6}  {'power':>6}  how"
     counted: list[float] = []

@@ -56,6 +56,7 @@ Estimand = Literal[
     "alpha_nominal",  # Krippendorff's alpha of any number of raters (replicates); nominal, ordinal or interval codes
     "alpha_ordinal",
     "alpha_interval",
+    "exact_share",  # share of all rows there are whose value is 1; values in {0, 1}, `weight` rows behind each; no sampling error
     "exact",  # a deterministic number or a count of mismatches; no sampling error
 ]
 
@@ -133,7 +134,8 @@ class Sample:
 
     ``arm`` is "new" or "old" where arms are paired ("new:human", "old:human" for labels beside a judge's
     scores), "one" otherwise. ``value`` is None exactly when ``status`` is not "ok". ``weight`` is the number
-    of tokens behind the value (log_ratio). ``cluster`` names the independent unit, the item itself when None.
+    of tokens behind the value (log_ratio), or of units alike that the row stands for (exact, exact_share): a million
+    rows without a finding are one Sample. ``cluster`` names the independent unit, the item itself when None.
     ``at`` is the scheduled arrival in seconds, where units form a series. ``detail`` keeps what a person wants
     to look at (the text, digests, the finish reason); ``contaminated: true`` in it says that the subject may
     have seen the item, fixed by hashes before any score was known.

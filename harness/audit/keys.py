@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["dense", "lookup"]
+__all__ = ["Known", "dense", "lookup"]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -56,7 +56,8 @@ def _table(n: int) -> Any:
 def dense(digests: Any) -> tuple[Any, Any]:
     """Numbers each digest of an (n, 2) uint64 array by first appearance: (number of each, place of each number's first)."""
     digests = np.ascontiguousarray(digests)
-    numbers, firsts = np.empty(len(digests), np.int32), np.empty(len(digests), np.int64)
+    numbers: Any = np.empty(len(digests), np.int32)
+    firsts: Any = np.empty(len(digests), np.int64)
     found = _insert(digests, _table(len(digests)), numbers, firsts)
     return numbers, firsts[:found].copy()
 
@@ -64,7 +65,61 @@ def dense(digests: Any) -> tuple[Any, Any]:
 def lookup(known: Any, asked: Any) -> Any:
     """Where each asked digest stands in ``known`` (distinct digests): int32, -1 for none."""
     known, asked = np.ascontiguousarray(known), np.ascontiguousarray(asked)
-    table, out = _table(len(known)), np.empty(len(asked), np.int32)
+    table = _table(len(known))
+    out: Any = np.empty(len(asked), np.int32)
     _insert(known, table, np.empty(len(known), np.int32), np.empty(len(known), np.int64))
     _find(known, table, asked, out)
     return out
+
+
+class Known:
+    """A growing set of digests."""
+
+    def __init__(self) -> None:
+        self._digests: Any = np.empty((1024, 2), np.uint64)
+        self._table = _table(1024)
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n
+
+    def add(self, digests: Any) -> Any:
+        """Adds an (n, 2) uint64 array; returns bool[n]: which were not known before, the first of equal ones."""
+        if self._n + len(digests) > len(self._digests):
+            grown: Any = np.empty((2 * (self._n + len(digests)), 2), np.uint64)
+            grown[: self._n] = self._digests[: self._n]
+            self._digests, self._table = grown, _table(len(grown))
+            _put(self._digests, self._table, 0, self._n)
+        new: Any = np.zeros(len(digests), np.bool_)
+        self._n = _add(self._digests, self._table, self._n, np.ascontiguousarray(digests), new)
+        return new
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _put(digests: Any, table: Any, begin: int, end: int) -> None:  # pragma: no cover - machine code
+    mask = len(table) - 1
+    for i in range(begin, end):
+        slot = np.int64(digests[i, 0] & np.uint64(mask))
+        while table[slot] >= 0:
+            slot = (slot + 1) & mask
+        table[slot] = i
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add(digests: Any, table: Any, n: int, more: Any, new: Any) -> int:  # pragma: no cover - machine code
+    mask = len(table) - 1
+    for i in range(len(more)):
+        high, low = more[i, 0], more[i, 1]
+        slot = np.int64(high & np.uint64(mask))
+        while True:
+            j = table[slot]
+            if j < 0:
+                digests[n, 0], digests[n, 1] = high, low
+                table[slot] = n
+                n += 1
+                new[i] = True
+                break
+            if digests[j, 0] == high and digests[j, 1] == low:
+                break
+            slot = (slot + 1) & mask
+    return n

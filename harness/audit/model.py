@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -102,7 +103,7 @@ class Batch:
         import xxhash
 
         view, starts = memoryview(self.texts.data), self.texts.starts.tolist()
-        joined = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in zip(starts, starts[1:], strict=False))
+        joined = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in pairwise(starts))
         return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
 
     @cached_property
@@ -186,7 +187,7 @@ class Rows:
     @cached_property
     def first(self) -> Any:
         """The first physical row of each distinct row."""
-        found = np.empty(self.u, np.int64)
+        found: Any = np.empty(self.u, np.int64)
         found[self.unique[::-1]] = np.arange(self.n - 1, -1, -1)
         return found
 
@@ -200,7 +201,7 @@ class Rows:
         order, ends = self._by_unique
         distinct = np.asarray(distinct, dtype=np.int64)
         counts = ends[distinct + 1] - ends[distinct]
-        which = np.repeat(np.arange(len(distinct)), counts)
+        which: Any = np.repeat(np.arange(len(distinct)), counts)
         inside = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         return which, order[ends[distinct][which] + inside]
 
@@ -214,7 +215,7 @@ class Rows:
         order, ends = self._by_text
         texts = np.asarray(texts, dtype=np.int64)
         counts = ends[texts + 1] - ends[texts]
-        which = np.repeat(np.arange(len(texts)), counts)
+        which: Any = np.repeat(np.arange(len(texts)), counts)
         inside = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         return which, order[ends[texts][which] + inside]
 
@@ -278,7 +279,7 @@ def in_turn(function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) 
     """The Group of one process."""
     values = table.column(by).to_numpy()
     order = np.argsort(values, kind="stable")
-    ends = np.flatnonzero(np.diff(values[order])) + 1
+    ends: Any = np.flatnonzero(np.diff(values[order])) + 1
     return pa.concat_tables([function(table.take(pa.array(lines))) for lines in np.split(order, ends)])
 
 
@@ -297,8 +298,9 @@ class Check(Protocol):
     def options(self) -> Mapping[str, Any]: ...
 
     def partial(self, batch: Batch) -> pa.Table:
-        """Facts: a column named as ``key`` holding the digest, at most one line a key, and whatever else; keys without facts may be left out.
+        """Facts: a column named as ``key`` holding the digest, at most one line a key, and whatever else.
 
+        Keys without facts may be left out.
         Depends on the row or text alone, never on its neighbours in the batch.
         """
         ...
@@ -314,15 +316,21 @@ def merge(tables: Iterable[pa.Table], key: str) -> pa.Table:
     digests = digests_of(whole.column(key))
     order = np.lexsort((digests[:, 1], digests[:, 0]))
     ordered = digests[order]
-    new = np.ones(len(order), bool)
+    new: Any = np.ones(len(order), bool)
     new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
     return whole.take(pa.array(order[new]))
 
 
 def numbered(facts: pa.Table, key: str, digests: Any) -> pa.Table:
-    """``facts`` with the key column as a number: the place of its digest in ``digests``; ascending. Keys not there are dropped."""
+    """``facts`` with the key column as a number: the place of its digest in ``digests``; ascending, one line a key.
+
+    Keys that are not there (rows that left the dataset) are dropped, and so are a key's second lines: facts depend on
+    the key alone, so they are the same.
+    """
     place = lookup(digests, digests_of(facts.column(key)))
     order = np.argsort(place, kind="stable")
-    order = order[np.searchsorted(place[order], 0) :]  # -1: a row that is no longer in the dataset
-    taken = facts.take(pa.array(order))
-    return taken.set_column(taken.schema.get_field_index(key), key, pa.array(place[order], pa.int32()))
+    ordered = place[order]
+    kept = ordered >= 0
+    kept[1:] &= ordered[1:] != ordered[:-1]
+    taken = facts.take(pa.array(order[kept]))
+    return taken.set_column(taken.schema.get_field_index(key), key, pa.array(ordered[kept], pa.int32()))

@@ -66,6 +66,7 @@ _RULES: dict[str, Callable[[Claim, Measurement], Verdict]] = {
     "alpha_ordinal": raters.alpha,
     "alpha_interval": raters.alpha,
     "exact": deterministic.exact,
+    "exact_share": deterministic.exact_share,
 }
 
 

@@ -250,7 +250,7 @@ def _files(c: ClaimView) -> list[tuple[str, Html]]:
 
 def _rows(c: ClaimView) -> str:
     """The rows of a deterministic claim: what breaks it first, then what has most to say."""
-    if c.estimand != "exact" or not c.samples:
+    if c.estimand not in ("exact", "exact_share") or not c.samples:
         return ""
     bad = [s for s in c.samples if _breaks(c, s)]
     rest = sorted((s for s in c.samples if not _breaks(c, s)), key=lambda s: -len(s.detail))

@@ -45,7 +45,7 @@ _TITLES = {
 }
 
 # Rows of these are looked at one by one; the rest is told by its statistics.
-_WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact"})
+_WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact", "exact_share"})
 _NAMED = 8  # in a warning; the tables name all
 _MAX_ROWS_BYTES = 512 * 2**20
 

@@ -576,3 +576,40 @@ def test_undecidable_claims_cannot_be_made(make):
 def test_a_margin_on_another_scale_is_a_claim():
     Claim("a", "t", non_inferior(5.0), estimand="paired_mean", support=(0, 100))
     Claim("a", "t", non_inferior(5.0), estimand="paired_mean")
+
+
+# --- exact: a row may stand for many units -------------------------------------------------------
+
+
+def test_a_row_stands_for_as_many_units_as_its_weight_says():
+    rows = (Sample("clean", 1.0, weight=999_990.0), Sample("row 7", 0.0), Sample("row 9", 0.0, weight=9.0))
+    verdict = judge(Claim("c", "t", identical()), measured(rows))
+    assert (verdict.outcome, verdict.n, verdict.statistics["mismatches"]) == ("fails", 1_000_000, 10)
+    assert verdict.estimate == pytest.approx(1 - 1e-5)
+
+
+@pytest.mark.parametrize(("flagged", "outcome"), [(20, "holds"), (21, "fails")])
+def test_a_share_of_all_rows_is_counted_and_its_bound_belongs_to_it(flagged, outcome):
+    rows = (Sample("clean", 0.0, weight=1000.0 - flagged), *(Sample(f"row {i}", 1.0) for i in range(flagged)))
+    verdict = judge(Claim("c", "t", at_most(0.02), estimand="exact_share"), measured(rows))
+    assert (verdict.outcome, verdict.n, verdict.estimate) == (outcome, 1000, flagged / 1000)
+    assert (verdict.low, verdict.high) == (None, None)
+
+
+def test_a_row_that_failed_counts_against_a_share():
+    rows = (Sample("clean", 0.0, weight=9.0), Sample("row", None, status="error"))
+    assert judge(Claim("c", "t", at_most(0.05), estimand="exact_share"), measured(rows)).outcome == "fails"
+    rows = (Sample("good", 1.0, weight=9.0), Sample("row", None, status="error"))
+    assert judge(Claim("c", "t", at_least(0.95), estimand="exact_share"), measured(rows)).outcome == "fails"
+
+
+@pytest.mark.parametrize("rows", [(Sample("a", 1.0, weight=0.5),), (Sample("a", 1.0, weight=0.0),), (Sample("a", 0.5),)])
+def test_a_share_of_half_rows_or_half_values_is_refused(rows):
+    verdict = judge(Claim("c", "t", at_most(0.9), estimand="exact_share"), measured(rows))
+    assert (verdict.outcome, verdict.reason) == ("inconclusive", "domain")
+
+
+@pytest.mark.parametrize("limit", [-0.1, 1.1])
+def test_a_share_bound_outside_0_and_1_is_no_claim(limit):
+    with pytest.raises(ClaimError, match="share"):
+        Claim("c", "t", at_most(limit), estimand="exact_share")
