@@ -4,6 +4,7 @@
 [subjects]             name = "scheme:location"; location may be "recipe:NAME" behind an engine's name (vllm:recipe:tuned)
 [quant]                builds, sets, texts: what suites/quant compares; references: the unquantized subject, one for each engine;
                        guarded: the builds whose refusals are asked for (default: none)
+[data.NAME]            a dataset that suites/data audits: files = [...], or set = "fixtures/NAME" of a manifest; see DataSpec
 [recipes.NAME]         numbers of a recipe of the built-in subject
 [tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness import bounds
 from harness.errors import ConfigError, nearest
 from harness.types import Claim, Family
 
-__all__ = ["SCHEMES", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_subject"]
+__all__ = ["SCHEMES", "DataSpec", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_data", "parse_subject"]
 
 SCHEMES = ("recipe", "hf", "vllm", "adapter", "gguf", "http", "https", "fake")
 _ENGINES = {"gguf": "llamacpp", "http": "openai", "https": "openai", "fake": "fake", "vllm": "vllm"}
@@ -49,6 +50,42 @@ class SubjectSpec:
         """The name of the recipe that makes it: "" for what is ready-made."""
         inside = self.location.removeprefix("recipe:")
         return inside if self.scheme == "recipe" or inside != self.location else ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """A dataset, and what is claimed to be true of it.
+
+    ``files`` in order, or ``set`` ("fixtures/addresses_train": an entry of that folder's manifest.toml, which then also says
+    source, licence, SHA-256 and prompt). ``form`` is how rows are read ("auto": told row by row). ``id``, ``group``, ``label`` name
+    fields. ``splits`` puts files into splits, by name; the groups of one must not stand in another. ``apart_from`` are the
+    golden sets that no row may leak into. ``tokenizer`` names the subject that reads the rows, in ``context`` tokens.
+    ``used_by`` names a subject that was trained on them. ``allow`` lists kinds of findings that are meant ("empty_message").
+    ``sha256``, ``source``, ``licence``, ``version``, ``changes`` describe it. ``baseline`` and ``waivers`` are files of findings
+    that are known.
+    """
+
+    name: str
+    files: tuple[str, ...] = ()
+    set: str = ""
+    form: str = "auto"
+    id: str = "id"
+    group: str = ""
+    label: str = ""
+    splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    apart_from: tuple[str, ...] = ()
+    tokenizer: str = ""
+    context: int = 2048
+    used_by: str = ""
+    languages: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    sha256: str = ""
+    source: str = ""
+    licence: str = ""
+    version: str = ""
+    changes: str = ""
+    baseline: str = ""
+    waivers: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +146,8 @@ class Settings:
     tiers: Mapping[str, Tier]
     claims: Mapping[str, Override] = field(default_factory=dict)
     release: tuple[Family, ...] = ()
+    data: Mapping[str, DataSpec] = field(default_factory=dict)
+    audited: tuple[str, ...] = ()
 
     def releases(self, claim_ids: Sequence[str]) -> dict[str, tuple[Family, ...]]:
         """For each build the families of ``[[release]]`` with the claims that concern it.
@@ -145,6 +184,14 @@ class Settings:
             raise ConfigError(f"no subject {name!r}: {nearest(name, list(self.subjects))}; add --subject {name}=gguf:FILE")
         return self.subjects[name]
 
+    def with_data(self, texts: Sequence[str]) -> Settings:
+        """The settings after ``--data``: what is named there is audited, and nothing else."""
+        given = {spec.name: spec for spec in map(parse_data, texts)}
+        if len(given) < len(texts):
+            raise ConfigError(f"--data: a name stands twice in {list(texts)}; each dataset is named once")
+        known = {name: replace(self.data[name], files=spec.files, set="") if name in self.data else spec for name, spec in given.items()}
+        return replace(self, data={**self.data, **known}, audited=tuple(known) or self.audited)
+
     def override(self, claim_id: str) -> Override | None:
         """What is said of this very claim, else of its family (the id before ``[``)."""
         return self.claims.get(claim_id) or self.claims.get(claim_id.partition("[")[0])
@@ -176,6 +223,14 @@ class Settings:
         return replace(self, subjects={**self.subjects, **given}, builds=builds, guarded=new if new and self.guarded else self.guarded)
 
 
+def parse_data(text: str) -> DataSpec:
+    """``name=file`` or ``name=file,file``, for instance ``mine=./train.jsonl``."""
+    name, equals, rest = text.partition("=")
+    if not (name and equals and rest):
+        raise ConfigError(f"data {text!r}: expected name=file, like mine=./train.jsonl; several files with commas")
+    return DataSpec(name, tuple(str(Path(part).absolute()) for part in rest.split(",")))
+
+
 def parse_subject(text: str) -> SubjectSpec:
     """``name=scheme:location``, for instance ``mine=gguf:./x.gguf`` or ``mine=http://host/v1#model``."""
     name, equals, rest = text.partition("=")
@@ -196,7 +251,7 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file in UTF-8: {error}") from error
     reader = _Reader(path)
-    reader.known(data, ["lifecycle", "subjects", "quant", "recipes", "tiers", "claims", "release"], "the file")
+    reader.known(data, ["lifecycle", "subjects", "quant", "data", "recipes", "tiers", "claims", "release"], "the file")
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
     quant = reader.table(data, "quant", {"references": list, "builds": list, "sets": list, "texts": str, "guarded": list})
     for key in ("references", "builds", "sets", "texts") if quant else ():
@@ -222,6 +277,8 @@ def load(path: Path) -> Settings:
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),
         release=_release(reader, data),
+        data=_data(reader, data, root),
+        audited=tuple(data.get("data", {})),
     )
     for name in (*settings.references, *settings.builds, *settings.guarded):
         if name not in settings.subjects:
@@ -239,6 +296,29 @@ def empty(root: Path) -> Settings:
 
 
 _TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0}}
+
+
+def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, DataSpec]:
+    kinds = {"str": str, "int": int, "tuple[str, ...]": list, "Mapping[str, Sequence[str]]": dict}
+    shape = {f.name: kinds[str(f.type)] for f in fields(DataSpec) if f.name != "name"}
+    found = {}
+    for name in data.get("data", {}):
+        table = reader.table(data["data"], name, shape, "data")
+        where = f"{reader.path}: [data.{name}]"
+        if bool(table.get("files")) == bool(table.get("set")):
+            raise ConfigError(f"{where}: expected files = [...], or set = 'FOLDER/NAME', and not both")
+        for key, value in table.items():
+            if isinstance(value, list) and not all(isinstance(part, str) for part in value):
+                raise ConfigError(f"{where}: {key} = {value!r}, expected a list of texts")
+        lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+        paths = {key: str(root / table[key]) for key in ("set", "baseline", "waivers") if table.get(key)}
+        spec = replace(DataSpec(name, **{**table, **lists, **paths}), files=tuple(str(root / path) for path in table.get("files", ())))
+        splits = {split: tuple(str(root / path) for path in named) for split, named in spec.splits.items()}
+        strange = sorted({path for named in splits.values() for path in named} - set(spec.files))
+        if strange:
+            raise ConfigError(f"{where}: splits name {strange[0]}, which is not among files")
+        found[name] = replace(spec, splits=splits)
+    return found
 
 
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:

@@ -69,6 +69,7 @@ _OPTIONS = (
 )
 _LISTS = (
     ("subject", "NAME=SCHEME:WHERE", "a model of yours, like mine=gguf:./x.gguf; a new name is what gets tested; repeatable"),
+    ("data", "NAME=FILE", "a dataset of yours to audit, like mine=./train.jsonl (several files with commas); repeatable"),
     ("allow-missing", "NAME", "let NAME be absent without changing the exit status; repeatable"),
 )
 
@@ -109,7 +110,7 @@ def settings_of(config: pytest.Config) -> Settings:
     path = Path(named) if named else config.rootpath / "fixtures" / "lifecycle.toml"
     try:
         known = configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
-        return known.with_subjects(_options(config, "subject"))
+        return known.with_subjects(_options(config, "subject")).with_data(_options(config, "data"))
     except HarnessError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -590,6 +591,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
             if settings.references
             else []
         ),
+        *([f"data: {', '.join(settings.audited)}"] if settings.audited else []),
         *wanted,
         *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
         *(f"no claim of this run is called {name!r}, as [claims] in the lifecycle file does" for name in run.unused),
