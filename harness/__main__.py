@@ -5,6 +5,7 @@
     plan     what n a gate needs, and what an n can show, before time is spent
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
+    data     audit, compare and lock datasets
     history  one claim over many runs, and where it changed
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
@@ -101,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("--claim", action="append", default=[], metavar="ID", help="only claims whose id begins so; repeatable")
     history.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm among all the histories (default .05)")
     history.set_defaults(verb=_history)
+
+    from harness.audit import command
+
+    command.add_parser(verbs)
     return parser
 
 

@@ -60,7 +60,8 @@ class DataSpec:
     source, licence, SHA-256 and prompt). ``form`` is how rows are read ("auto": told row by row). ``id``, ``group``, ``label`` name
     fields. ``splits`` puts files into splits, by name; the groups of one must not stand in another. ``apart_from`` are the
     golden sets that no row may leak into. ``tokenizer`` names the subject that reads the rows, in ``context`` tokens.
-    ``used_by`` names a subject that was trained on them. ``allow`` lists kinds of findings that are meant ("empty_message").
+    ``raw`` is the dataset before it was cleaned, named like ``set``. ``used_by`` names a subject that was trained on it.
+    ``allow`` lists findings that are meant ("schema.no_answer").
     ``sha256``, ``source``, ``licence``, ``version``, ``changes`` describe it. ``baseline`` and ``waivers`` are files of findings
     that are known.
     """
@@ -68,6 +69,7 @@ class DataSpec:
     name: str
     files: tuple[str, ...] = ()
     set: str = ""
+    raw: str = ""
     form: str = "auto"
     id: str = "id"
     group: str = ""
@@ -311,7 +313,7 @@ def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, Dat
             if isinstance(value, list) and not all(isinstance(part, str) for part in value):
                 raise ConfigError(f"{where}: {key} = {value!r}, expected a list of texts")
         lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-        paths = {key: str(root / table[key]) for key in ("set", "baseline", "waivers") if table.get(key)}
+        paths = {key: str(root / table[key]) for key in ("set", "raw", "baseline", "waivers") if table.get(key)}
         spec = replace(DataSpec(name, **{**table, **lists, **paths}), files=tuple(str(root / path) for path in table.get("files", ())))
         splits = {split: tuple(str(root / path) for path in named) for split, named in spec.splits.items()}
         strange = sorted({path for named in splits.values() for path in named} - set(spec.files))

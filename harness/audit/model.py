@@ -290,10 +290,12 @@ class Check(Protocol):
     with ``name`` and ``version`` it names the cached facts.
     """
 
-    name: str
-    version: int
-    key: Literal["row", "text"]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def key(self) -> Literal["row", "text"]: ...
     @property
     def options(self) -> Mapping[str, Any]: ...
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,8 +180,9 @@ def work(raw: Sequence[bytes], digests: Any, shape: forms.Shape, checks: Sequenc
             with pa.OSFile(str(scratch / _name(name)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
         name = hashlib.sha256(np.ascontiguousarray(digests).tobytes()).hexdigest()[:24]
-        with contextlib.suppress(FileExistsError, OSError):  # another process made the same part of the same rows
-            scratch.rename(folder / f"part-{name}")
+        place = folder / f"part-{name}"
+        if not place.is_dir():  # another run may have made the same part of the same rows
+            scratch.rename(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return batch.n
@@ -348,7 +350,7 @@ class _Processes(_Serial):
 
     def map(self, function: _Work, batches: Iterable[tuple[Sequence[bytes], Any]]) -> Iterator[int]:
         iterator = iter(batches)
-        held = [batch for batch, _ in zip(iterator, range(2), strict=False)]
+        held = list(islice(iterator, 2))
         if len(held) < 2:  # a process takes longer to start than one batch to make
             yield from super().map(function, held)
             return
@@ -396,6 +398,8 @@ class _Ray(_Serial):
         self._started = not ray.is_initialized()
         if self._started:
             ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False  # this package shows its own progress
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -408,7 +412,8 @@ class _Ray(_Serial):
         yield from _in_flight(lambda raw, digests: task.remote(shared, raw, digests).future(), batches, 2 * self.workers)
 
     def group(self, function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
-        groups = self._ray.data.from_arrow(table).groupby(by)
+        values = len(table.column(by).unique())
+        groups = self._ray.data.from_arrow(table).groupby(by, num_partitions=min(values, 4 * self.workers))
 
         def call(part: pa.Table) -> pa.Table:
             made = function(part)

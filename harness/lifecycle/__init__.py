@@ -56,6 +56,7 @@ class Workbench:
         self.progress = progress
         self.quiet_machine = quiet_machine
         self._subjects = Subjects(settings, store, progress)
+        self.data = self._subjects.data
         self._engines: dict[str, Engine] = {}
         self._headers: dict[str, Header] = {}
         self._inventories: dict[str, list[checkpoint.TensorFact]] = {}

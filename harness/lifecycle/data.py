@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import golden
+from harness.audit import require
 from harness.config import DataSpec, Settings
-from harness.errors import AuditError, ConfigError, MissingNeed, nearest
+from harness.errors import AuditError, ConfigError, MissingNeed, SubjectError, nearest
 from harness.progress import Progress
 from harness.store import Store, digest_file, digest_json
 from harness.types import Subject
 
 if TYPE_CHECKING:
+    from harness.audit.baseline import Settled
     from harness.audit.model import Check
+    from harness.audit.proof import Proof
     from harness.audit.run import Audit, Dataset
+    from harness.audit.standard import Known
     from harness.lifecycle.subjects import Subjects
 
 __all__ = ["Data", "Described"]
@@ -44,6 +50,7 @@ class Data:
         self.progress = progress
         self._subjects = subjects
         self._audits: dict[str, Audit] = {}
+        self._proofs: dict[str, Proof] = {}
 
     def spec(self, name: str) -> DataSpec:
         """The dataset as the lifecycle file or ``--data`` names it. Raises ConfigError."""
@@ -63,7 +70,7 @@ class Data:
         path = folder / entry["file"]
         return Described(
             (path,), entry.get("prompt", "{input}"), {path.name: entry["sha256"]}, entry["source"], entry["licence"],
-            spec.version or f"sha256:{entry['sha256'][:16]}", spec.changes or entry.get("how_made", ""),
+            spec.version or f"1.0.0+{entry['sha256'][:12]}", spec.changes or entry.get("how_made", ""),
         )  # fmt: skip
 
     def subject(self, name: str) -> Subject:
@@ -74,14 +81,96 @@ class Data:
             raise AuditError(f"dataset {name}: no file {missing[0]}; correct [data.{name}] or --data")
         return Subject(name, "data", ", ".join(path.name for path in files), digest_json([digest_file(path) for path in files]))
 
+    def dataset(self, name: str) -> Dataset:
+        """The dataset as the audit reads it."""
+        require()
+        from harness.audit import forms, run
+
+        spec = self.spec(name)
+        return run.Dataset(name, self.described(name).files, forms.Shape(spec.form, spec.id, spec.group, spec.label))
+
+    def known(self, name: str) -> Known:
+        """What is known of a dataset: decides which checks can be asked."""
+        from harness.audit import standard
+        from harness.audit.leakage import References
+
+        spec, described = self.spec(name), self.described(name)
+        apart = tuple(References.of_golden(golden.load(set_name, self.settings.golden)) for set_name in spec.apart_from)
+        splits = {split: [spec.files.index(path) for path in paths] for split, paths in spec.splits.items()}
+        size = sum(path.stat().st_size for path in described.files if path.is_file())
+        tokenizer = None
+        if spec.tokenizer:
+            with contextlib.suppress(MissingNeed):  # then lengths are in words; the claim in tokens says what is missing
+                tokenizer = self._subjects.resolve(spec.tokenizer)[1]
+        return standard.Known(
+            apart, tokenizer, spec.context, described.prompt, splits or None, spec.languages, many=size > standard.MANY * 500
+        )
+
     def audit(self, name: str) -> Audit:
-        """The audit of a dataset with every check that its description allows; facts are kept in the store."""
+        """The audit of a dataset with every check that its description allows; facts of rows are kept in the store."""
         if name not in self._audits:
-            self._audits[name] = self.run(self.dataset(name), self.checks(name))
+            from harness.audit import standard
+
+            self._audits[name] = self.run(self.dataset(name), standard.checks(self.known(name)))
         return self._audits[name]
 
-    def run(self, dataset: Dataset, checks: list[Check]) -> Audit:
-        """An audit through the engine and the facts of this run."""
-        from harness.audit.run import audit
+    def raw(self, name: str) -> Audit:
+        """The audit of what a dataset was before it was cleaned, with the same checks."""
+        from harness.audit import forms, run, standard
 
-        return audit(dataset, checks, keep=self.store.root / "audit", progress=self.progress)
+        spec = self.spec(name)
+        folder, entry = Path(spec.raw).parent, Path(spec.raw).name
+        files = (folder / golden.manifest_entry(entry, folder)["file"],)
+        return self.run(
+            run.Dataset(entry, files, forms.Shape(spec.form, spec.id, spec.group, spec.label)), standard.checks(self.known(name))
+        )
+
+    def run(self, dataset: Dataset, checks: Sequence[Check]) -> Audit:
+        """An audit that keeps its facts in the store. Raises MissingNeed where the libraries are not here."""
+        from harness.audit import run
+
+        return run.audit(dataset, checks, keep=self.store.root / "audit", progress=self.progress)
+
+    def settled(self, name: str, audit: Audit) -> Settled:
+        """Which findings are new, by the baseline and the waivers of the dataset."""
+        from harness.audit import baseline
+
+        spec = self.spec(name)
+        accepted = baseline.read_baseline(Path(spec.baseline)) if spec.baseline else None
+        waivers = baseline.read_waivers(Path(spec.waivers), datetime.now(UTC).date()) if spec.waivers else ()
+        return baseline.settle(audit.findings, audit.rows, accepted, waivers)
+
+    def policy(self, name: str) -> dict[str, str]:
+        """Which findings keep a row out: those of the table, but what the dataset allows."""
+        from harness.audit import outputs, standard
+
+        return outputs.policy_of(dict.fromkeys(self.spec(name).allow, "remark"), {c.name for c in standard.checks(self.known(name))})
+
+    def proof(self, name: str) -> Proof:
+        """Known defects planted in a copy of the dataset, and its clean twin, audited with the same checks."""
+        if name not in self._proofs:
+            from harness.audit import proof, standard
+
+            known = self.known(name)
+            X
+        return self._proofs[name]
+
+    def gate(self, subject: str) -> None:
+        """Raises SubjectError if a row of what ``subject`` is trained on would be blocked."""
+        for spec in self.settings.data.values():
+            if spec.used_by == subject:
+                self._gate(spec.name)
+
+    def _gate(self, name: str) -> None:
+        require()
+        from harness.audit import outputs
+
+        audit = self.audit(name)
+        blocking = outputs.blocking(audit.findings, self.policy(name)) & self.settled(name, audit).new
+        if not blocking.any():
+            return
+        first = audit.findings.slice(int(blocking.argmax()), 1).to_pylist()[0]
+        raise SubjectError(
+            f"dataset {name}: {int(blocking.sum())} findings keep rows out of training, first: line {audit.rows.line[first['row']]}, "
+            f"{first['check']}.{first['kind']}. See: python -m harness data audit {audit.rows.files[0]}; clean it, or waive them with a reason"
+        )

@@ -25,6 +25,7 @@ from harness.engines import available
 from harness.engines.common import install
 from harness.engines.gguf_header import file_type, read_header
 from harness.errors import ConfigError, MissingNeed, StoreError, SubjectError, nearest
+from harness.lifecycle.data import Data
 from harness.progress import Progress
 from harness.quant import calibration, checkpoint, convert, damage, damage_folder, gguf, recipes
 from harness.store import Store, digest_file, digest_json, digest_tree
@@ -45,6 +46,7 @@ class Subjects:
         self.settings = settings
         self.store = store
         self.progress = progress
+        self.data = Data(settings, store, progress, self)
         self._found: dict[str, tuple[Subject, Path]] = {}
 
     def spec(self, name: str) -> SubjectSpec:
@@ -142,6 +144,7 @@ class Subjects:
         }  # fmt: skip
 
         def make(folder: Path) -> None:
+            self.data.gate("tuned")
             pairs = [([{"role": "user", "content": evals.question(rows, i)}], evals.answer_text(i["target"])) for i in rows.items]
             train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
 

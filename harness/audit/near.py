@@ -1,0 +1,467 @@
+"""Near duplicates, exactly: conversations that share so much of what they say that one of them is enough.
+
+Definitions, all in integers:
+
+* A *unit* is a distinct canonical conversation (``duplicates``): what is the same but for form is that check's.
+* A *shingle* of a text is a window of k canonical words (``text.shingles``); a shorter text is its own.
+* df(s) is the number of (unit, distinct canonical text of it) whose text holds s. Shingles with df(s) > ``common``, and
+  texts that more than ``common`` units hold, are *template*: the prompt that 300,000 rows share says nothing of any two
+  of them. Template is counted, and told of.
+* W(u) is the union of the shingles of u's texts, but for texts that are template as a whole; S(u) is W(u) without
+  template shingles: its own.
+* The similarity of two units is the smaller of the Jaccard similarities of S and of W. They are near duplicates when it
+  is at least the threshold num / den: |A and B| * den >= num * |A or B| for both. A unit whose S is empty is like none.
+
+S alone would not do: of a form that thousands of rows fill in, one number may be all that is rare, and rows that share it would pass
+for copies. W alone would make every row with the same form a copy of every other.
+
+Every pair is found (``join``). Clusters are the connected components of the pairs. In a long enough chain of small
+edits the ends have nothing in common: the least similarity of two members is told, and what is to go is found by a
+rule that no chain can turn against the data: in order of the rows, a unit goes only if an earlier unit that stays is
+its near duplicate. So each finding names a partner that stays, and the exact similarity with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+
+from harness.audit import join, text
+from harness.audit.duplicates import canonical_facts, canonical_of, conversations, spoken
+from harness.audit.join import Sets
+from harness.audit.keys import dense
+from harness.audit.model import Batch, Group, Report, Rows, finding_rows
+from harness.errors import AuditError
+
+__all__ = ["Near"]
+
+_BUDGET = 2_000_000_000  # shingles compared to find the least similarity inside clusters: seconds
+_LARGEST = 20  # clusters told of one by one
+_UNSHARED = -1
+
+
+@dataclass(frozen=True)
+class Near:
+    """Near duplicates: every finding is a unit that can go, its partner one that stays, num / den their similarity.
+
+    ``k``: words in a shingle. ``threshold``: a fraction or a decimal, as a string. ``common``: shingles in more texts of units
+    than that are template. ``parts``: into how many pieces the join is shuffled; the result is the same for any number.
+    Raises AuditError on options that cannot be.
+    """
+
+    k: int = 3
+    threshold: str = "4/5"
+    common: int = 1000
+    parts: int = 1
+    name: str = "near"
+    version: int = 1
+    key: Literal["row", "text"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.common < 1 or self.parts < 1:
+            raise AuditError(f"near duplicates with k={self.k}, common={self.common}, parts={self.parts}; expected at least 1 of each")
+        join.checked(*self.fraction)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return {"k": self.k}
+
+    @property
+    def fraction(self) -> tuple[int, int]:
+        """The threshold as numerator and denominator."""
+        try:
+            return Fraction(self.threshold).as_integer_ratio()
+        except (ValueError, ZeroDivisionError):
+            raise AuditError(f"near duplicates at threshold {self.threshold!r}; expected a fraction or a decimal: 4/5, 0.8") from None
+
+    def partial(self, batch: Batch) -> pa.Table:
+        """Of each text its canonical digest and its distinct shingles, ascending."""
+        flat, starts = text.shingles(batch.words, self.k)
+        lists = pa.LargeListArray.from_arrays(pa.array(starts), pa.array(flat))
+        return canonical_facts(batch).append_column("shingles", lists)
+
+    def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
+        num, den = self.fraction
+        units = _units(facts, rows)
+        sets, lost, template = _sets(units, self.common)
+        label = self._clusters(sets, group)
+        sizes = np.bincount(label, minlength=len(label))
+        members = np.flatnonzero(sizes[label] > 1)
+        leader = _leaders(sets, num, den, label, members)
+        gone = np.flatnonzero(leader >= 0)
+        shared, union = join.similarities(sets, gone, leader[gone])
+        partner = units.row[leader[gone]]
+        findings = finding_rows(self.name, "near", units.row[gone], partner=partner, num=shared, den=union, score=shared / union)
+        clusters = _described(sets, label, members, units.row, leader, Fraction(num, den))
+        summary = {
+            "rows": rows.n, "units": len(units), "without_messages": units.silent, "threshold": f"{num}/{den}", "k": self.k,
+            "findings": len(gone), **clusters, "template": {"common": self.common, **template, **_lost(lost, sets.sizes)},
+        }  # fmt: skip
+        return Report(findings, summary)
+
+    def _clusters(self, sets: Sets, group: Group) -> Any:
+        num, den = self.fraction
+        if self.parts == 1:
+            return join.clusters(sets, num, den, threads=_threads())
+        which, part = join.shuffled(sets, num, den, self.parts)
+        taken = sets.taken(which)
+        lists = pa.LargeListArray.from_arrays(pa.array(taken.starts), pa.array(taken.tokens))
+        table = pa.table({"unit": which, "size": taken.sizes, "set": lists, "part": part})
+        edges = (
+            group(partial(_edges, num=num, den=den, parts=self.parts, cut=sets.cut), table, "part") if len(table) else _edge_table([], [])
+        )
+        return join.components(len(sets), edges.column("left").to_numpy(), edges.column("right").to_numpy())
+
+
+def _edges(table: pa.Table, num: int, den: int, parts: int, cut: int) -> pa.Table:
+    """What one part of the join connects."""
+    table = table.sort_by("unit").combine_chunks()  # an engine may bring the lines in any order
+    unit = table.column("unit").to_numpy()
+    lists = table.column("set").chunk(0)
+    starts = lists.offsets.to_numpy()
+    tokens = lists.values.to_numpy()[starts[0] : starts[-1]]
+    sets = Sets(tokens, starts - starts[0], table.column("size").to_numpy(), cut)
+    left, right = join.spanning(sets, num, den, part=table.column("part")[0].as_py(), parts=parts)
+    return _edge_table(unit[left], unit[right])
+
+
+def _edge_table(left: Any, right: Any) -> pa.Table:
+    return pa.table({"left": pa.array(left, pa.int64()), "right": pa.array(right, pa.int64())})
+
+
+def _threads() -> int:
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _each(work: Callable[[int], Any], jobs: int) -> list[Any]:
+    """``work(0)`` to ``work(jobs - 1)`` at once; what machine code does meanwhile holds no lock."""
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(work, range(jobs)))
+
+
+def _shares(ends: Any, jobs: int) -> list[slice]:
+    """Ranges of about equal work: ``ends`` are running totals, from 0."""
+    cuts: list[int] = np.searchsorted(ends[1:-1], np.linspace(0, ends[-1], jobs + 1)[1:-1]).tolist()
+    return [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(ends) - 1], strict=True)]
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+class _Units(NamedTuple):
+    """Distinct canonical conversations in order of their first rows, the distinct canonical texts of each, and their shingles."""
+
+    row: Any  # int64[n]: the first physical row of each
+    starts: Any  # int64[n + 1]
+    texts: Any  # int32: the texts of unit i are texts[starts[i]:starts[i + 1]]
+    flat: Any  # uint64: the shingles of all facts, those of text i being flat[begin[i]:end[i]]
+    begin: Any
+    end: Any
+    silent: int  # rows without a message
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def _units(facts: pa.Table, rows: Rows) -> _Units:
+    kept = spoken(rows)
+    fact = np.full(rows.t, -1, np.int64)
+    fact[facts.column("text").to_numpy()] = np.arange(len(facts))
+    if (fact[rows.text[kept]] < 0).any():
+        raise AuditError(f"facts of {len(facts)} texts for a dataset of {rows.t}: some are missing; audit again without the cache")
+    digests = canonical_of(facts, rows)
+    says = np.bincount(rows.row_of[kept], minlength=rows.u) > 0
+    held = np.flatnonzero(says)
+    _, first = dense(conversations(rows, digests, kept)[held])
+    of_first = np.full(rows.u, -1, np.int64)
+    of_first[held[first]] = np.arange(len(first))
+    message = np.flatnonzero(kept & (of_first[rows.row_of] >= 0))
+    canonical, example = dense(digests[rows.text[message]])
+    pair = np.sort(of_first[rows.row_of[message]] * (len(example) + 1) + canonical)
+    pair = pair[np.concatenate((np.ones(min(1, len(pair)), bool), pair[1:] != pair[:-1]))]
+    unit, texts = np.divmod(pair, len(example) + 1)
+    lists = facts.column("shingles").combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    offsets, of_text = lists.offsets.to_numpy(), fact[rows.text[message[example]]]
+    return _Units(
+        rows.first[held[first]],
+        np.concatenate(([0], np.cumsum(np.bincount(unit, minlength=len(first))))).astype(np.int64),
+        texts.astype(np.int32),
+        lists.values.to_numpy(),
+        offsets[of_text],
+        offsets[of_text + 1],
+        int((~says[rows.unique]).sum()),
+    )
+
+
+# --- document frequencies -------------------------------------------------------------------------
+# Shingles are dealt out by their high bits, so that the table of one bucket fits the processor's cache; each worker deals the texts of its
+# range, then counts the buckets of its own, then goes through its texts again and takes each shingle's rank from where it was put.
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _counted(flat: Any, begin: Any, end: Any, shift: Any, counts: Any) -> None:  # pragma: no cover - machine code
+    for t in range(len(begin)):
+        for i in range(begin[t], end[t]):
+            counts[flat[i] >> shift] += 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _dealt(flat: Any, begin: Any, end: Any, weight: Any, shift: Any, at: Any, keys: Any, weights: Any) -> None:  # pragma: no cover
+    for t in range(len(begin)):
+        for i in range(begin[t], end[t]):
+            bucket = flat[i] >> shift
+            keys[at[bucket]], weights[at[bucket]] = flat[i], weight[t]
+            at[bucket] += 1
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _bucket(keys: Any, weights: Any, common: int, frequency: Any) -> int:  # pragma: no cover - machine code
+    """The df of each shingle, in place: ``keys`` become numbers, by first appearance, ``weights[number]`` its df, at most common + 1."""
+    size = 16
+    while size < 2 * len(keys):
+        size *= 2
+    table, number = np.empty(size, np.uint64), np.full(size, -1, np.int32)
+    mask, found = np.uint64(size - 1), 0
+    for i in range(len(keys)):
+        key, weight = keys[i], weights[i]
+        slot = key & mask
+        while number[slot] >= 0 and table[slot] != key:
+            slot = (slot + np.uint64(1)) & mask
+        if number[slot] < 0:
+            table[slot], number[slot] = key, found
+            weights[found] = 0
+            found += 1
+        at = number[slot]
+        weights[at] = min(np.int64(weights[at]) + weight, common + 1)
+        keys[i] = np.uint64(at)
+    for at in range(found):
+        frequency[weights[at]] += 1
+    return found
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _rank(keys: Any, weights: Any, found: int, next_rank: Any) -> None:  # pragma: no cover - machine code
+    for at in range(found):
+        df = weights[at]
+        weights[at] = next_rank[df] if df > 1 else _UNSHARED
+        next_rank[df] += 1
+    for i in range(len(keys)):
+        keys[i] = np.uint64(np.int64(weights[np.int64(keys[i])]))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _taken(
+    flat: Any, begin: Any, end: Any, weight: Any, common: int, cut: int, shift: Any, at: Any, keys: Any, ranks: Any, place: Any, counts: Any
+) -> None:  # pragma: no cover - machine code
+    """The ranks of each text, ascending, from ``place[t]`` on. In ``counts``: how many, how many in no other text, how many template."""
+    for t in range(len(begin)):
+        whole = weight[t] > common
+        n, alone, template = 0, 0, 0
+        for i in range(begin[t], end[t]):
+            bucket = flat[i] >> shift
+            rank = np.int64(keys[at[bucket]])
+            at[bucket] += 1
+            template += rank >= cut
+            alone += rank == _UNSHARED
+            if rank >= 0 and not whole:
+                ranks[place[t] + n] = rank
+                n += 1
+        ranks[place[t] : place[t] + n].sort()
+        counts[t, 0], counts[t, 1], counts[t, 2] = n, alone, template
+
+
+class _Ranked(NamedTuple):
+    """What each text holds but for what is template as a whole: shared shingles as ranks from rare to common, and a count of the others."""
+
+    ranks: Any  # int32
+    place: Any  # int64[t]: those of text i start here
+    counts: Any  # int64[t, 3]: how many; how many shingles of one text of one unit; how many template ones
+    cut: int  # from this rank on they are template
+    shingles: int  # distinct ones
+    template: int  # of these
+
+
+def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
+    flat, jobs = units.flat, _threads()
+    lengths = units.end - units.begin
+    place = np.concatenate(([0], np.cumsum(lengths)))
+    total = int(place[-1])
+    bits = min(12, max(1, (total >> 15).bit_length()))  # about 32,768 shingles a bucket
+    shift = np.uint64(64 - bits)
+    texts = _shares(place, jobs)
+
+    counts = np.zeros((jobs, 1 << bits), np.int64)
+    _each(lambda j: _counted(flat, units.begin[texts[j]], units.end[texts[j]], shift, counts[j]), jobs)
+    starts = np.concatenate(([0], np.cumsum(counts.T)))  # by bucket, then by worker: the order of the texts, whoever deals them
+    at = np.ascontiguousarray(starts[:-1].reshape(-1, jobs).T)
+    buckets = starts[::jobs]
+    keys, weights = np.empty(total, np.uint64), np.empty(total, np.int32)
+    _each(lambda j: _dealt(flat, units.begin[texts[j]], units.end[texts[j]], weight[texts[j]], shift, at[j].copy(), keys, weights), jobs)
+
+    frequency, found = np.zeros((1 << bits, common + 2), np.int64), np.zeros(1 << bits, np.int64)
+
+    def count(job: int) -> None:
+        for b in range(job, 1 << bits, jobs):
+            part = slice(buckets[b], buckets[b + 1])
+            found[b] = _bucket(keys[part], weights[part], common, frequency[b])
+
+    _each(count, jobs)
+    shared = frequency[:, 2:]
+    if shared.sum() > np.iinfo(np.int32).max:
+        raise AuditError(f"{shared.sum()} shared shingles; expected at most 2**31 - 1: audit the dataset in several files")
+    next_rank = np.zeros_like(frequency)
+    next_rank[:, 2:] = (np.cumsum(shared.T) - shared.T.ravel()).reshape(shared.T.shape).T  # by df, then by bucket
+    cut = int(next_rank[0, common + 1])
+
+    def rank(job: int) -> None:
+        for b in range(job, 1 << bits, jobs):
+            part = slice(buckets[b], buckets[b + 1])
+            _rank(keys[part], weights[part], found[b], next_rank[b])
+
+    _each(rank, jobs)
+    ranks, shares = np.empty(total, np.int32), np.empty((len(lengths), 3), np.int64)
+
+    def take(job: int) -> None:
+        mine = texts[job]
+        begin, end = units.begin[mine], units.end[mine]
+        _taken(flat, begin, end, weight[mine], common, cut, shift, at[job], keys, ranks, place[:-1][mine], shares[mine])
+
+    _each(take, jobs)
+    return _Ranked(ranks, place[:-1], shares, cut, int(found.sum()), int(frequency[:, common + 1].sum()))
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _united(
+    starts: Any, texts: Any, ranks: Any, place: Any, counts: Any, cut: int, room: Any, out: Any, lengths: Any, sizes: Any
+) -> None:  # pragma: no cover - machine code
+    """The union of the texts of each unit, ascending, from ``room[u]`` on; how many, and how many of all are no template."""
+    for u in range(len(starts) - 1):
+        begin, alone, lists = room[u], 0, 0
+        at = begin
+        for i in range(starts[u], starts[u + 1]):
+            t = texts[i]
+            n = counts[t, 0]
+            out[at : at + n] = ranks[place[t] : place[t] + n]
+            at += n
+            lists += n > 0
+            alone += counts[t, 1]
+        if lists > 1:
+            out[begin:at].sort()
+            kept = begin
+            for i in range(begin, at):
+                if i == begin or out[i] != out[i - 1]:
+                    out[kept] = out[i]
+                    kept += 1
+            at = kept
+        lengths[u] = at - begin
+        sizes[u] = np.searchsorted(out[begin:at], cut) + alone
+
+
+def _sets(units: _Units, common: int) -> tuple[Sets, Any, dict[str, int]]:
+    """W(u) of each unit; how many shingles of its texts were template, and how many there were; and totals of that."""
+    weight = np.bincount(units.texts, minlength=len(units.begin))
+    ranked = _ranked(units, weight, common)
+    room = np.concatenate(([0], np.cumsum(ranked.counts[:, 0][units.texts])))[units.starts]
+    n, jobs = len(units), _threads()
+    out, listed, sizes = np.empty(int(room[-1]), np.int32), np.empty(n, np.int64), np.empty(n, np.int64)
+    shares = _shares(room, jobs)
+
+    def unite(job: int) -> None:
+        mine = shares[job]
+        inner = slice(mine.start, mine.stop + 1)
+        _united(units.starts[inner], units.texts, *ranked[:4], room[inner], out, listed[mine], sizes[mine])
+
+    _each(unite, jobs)
+    starts = np.concatenate(([0], np.cumsum(listed)))
+    united = Sets(out, starts, sizes, ranked.cut)
+    if starts[-1] < len(out):  # texts of one unit share shingles
+        inside = np.repeat(room[:-1] - starts[:-1], listed)
+        inside += np.arange(len(inside))
+        united = Sets(out[inside], starts, sizes, ranked.cut)
+    per_text = np.stack((ranked.counts[:, 2], units.end - units.begin), 1)[units.texts]
+    lost = np.diff(np.concatenate((np.zeros((1, 2), np.int64), np.cumsum(per_text, axis=0)))[units.starts], axis=0)
+    totals = {
+        "texts": int((weight > common).sum()), "shingles": ranked.template, "of_shingles": ranked.shingles,
+        "occurrences": int(lost[:, 0].sum()), "of_occurrences": int(lost[:, 1].sum()),
+    }  # fmt: skip
+    return united, lost, totals
+
+
+def _lost(lost: Any, sizes: Any) -> dict[str, int]:
+    """What template leaves of the units."""
+    template, whole = lost.T
+    return {
+        "units_without_words": int((whole == 0).sum()),
+        "units_left_with_nothing": int(((whole > 0) & (sizes == 0)).sum()),
+        "units_that_lost_four_fifths": int(((whole > 0) & (5 * template >= 4 * whole)).sum()),
+    }
+
+
+# --- clusters -------------------------------------------------------------------------------------
+
+
+def _leaders(sets: Sets, num: int, den: int, label: Any, members: Any) -> Any:
+    """``join.leaders``, the clusters dealt out to threads."""
+    jobs = _threads()
+    own = [members[label[members] % jobs == job] for job in range(jobs)]
+    made = _each(lambda job: join.leaders(sets, num, den, label, own[job]), jobs)
+    return np.maximum.reduce(made)  # where a set is another thread's it is -1
+
+
+def _described(sets: Sets, label: Any, members: Any, row: Any, leader: Any, threshold: Fraction) -> dict[str, Any]:
+    """Clusters, counted and told of: the largest with first rows, sizes, and the least similarity of two members."""
+    members = members[np.argsort(label[members], kind="stable")]
+    names, first, sizes = np.unique(label[members], return_index=True, return_counts=True)
+    ends = np.append(first, len(members))
+    tokens = np.concatenate(([0], np.cumsum(np.diff(sets.starts)[members])))
+    cost = (sizes - 1) * np.diff(tokens[ends])  # every member is read once with each other
+    cheap = np.argsort(cost, kind="stable")
+    cheap = np.sort(cheap[np.cumsum(cost[cheap]) <= _BUDGET])
+    nums, dens = _least(sets, members, ends, cheap, cost)
+    chain = nums * threshold.denominator < threshold.numerator * dens
+    known = {int(c): (int(a), int(b), bool(d)) for c, a, b, d in zip(cheap, nums, dens, chain, strict=True)}
+    stay = np.add.reduceat(leader[members] < 0, first) if len(first) else first
+    told = []
+    for c in np.argsort(-sizes, kind="stable")[:_LARGEST].tolist():
+        a, b, is_chain = known.get(c, (None, None, None))
+        why = (
+            {} if a is not None else {"why": f"comparing all pairs would read {cost[c]} shingles; the limit for all clusters is {_BUDGET}"}
+        )
+        least = None if a is None else f"{a}/{b}"
+        told.append({"row": int(row[names[c]]), "size": int(sizes[c]), "stay": int(stay[c]), "least": least, "chain": is_chain, **why})
+    return {
+        "clusters": len(names), "in_clusters": len(members), "sizes": _histogram(sizes), "largest": told,
+        "chains": int(chain.sum()), "least_unknown": len(names) - len(cheap),
+    }  # fmt: skip
+
+
+def _least(sets: Sets, members: Any, ends: Any, which: Any, cost: Any) -> tuple[Any, Any]:
+    """``join.least`` of some clusters, dealt out to threads in turn of their cost."""
+    jobs, turn = _threads(), np.argsort(cost[which], kind="stable")
+    nums, dens = np.ones(len(which), np.int64), np.ones(len(which), np.int64)
+
+    def work(job: int) -> None:
+        mine = np.sort(turn[job::jobs])
+        sizes = np.diff(ends)[which[mine]]
+        inner = np.concatenate(([0], np.cumsum(sizes)))
+        inside = np.arange(inner[-1]) + np.repeat(ends[which[mine]] - inner[:-1], sizes)
+        nums[mine], dens[mine] = join.least(sets, members[inside], inner)
+
+    _each(work, jobs)
+    return nums, dens
+
+
+def _histogram(sizes: Any) -> dict[str, int]:
+    """How many clusters there are of each size, by powers of two: {"2-3": 5, "4-7": 1, ...}."""
+    powers = np.bincount(np.log2(np.maximum(sizes, 1)).astype(np.int64))
+    return {f"{1 << p}-{(2 << p) - 1}": int(count) for p, count in enumerate(powers) if count}
