@@ -169,7 +169,7 @@ class Waiver:
     check: str
     kind: str | None
     row: str | None  # the digest of the row, 32 hexadecimal digits
-    file: str | None  # the name of a file of the dataset; without it lines count in any
+    file: str | None  # a file of the dataset, or the end of its path; without it lines count in any
     lines: tuple[int, int] | None  # first and last
     item: str | None
     reason: str
@@ -187,7 +187,7 @@ class Waiver:
         if self.row is not None:
             fits &= (rows.digests[rows.unique[at]] == np.frombuffer(bytes.fromhex(self.row), "<u8")).all(axis=1)
         if self.file is not None:
-            named = [name == self.file or Path(name).name == self.file for name in rows.files]
+            named = [f"/{Path(name).as_posix()}".endswith(f"/{self.file}") for name in rows.files]
             fits &= np.array(named, bool)[rows.file[at]]
         if self.lines is not None:
             fits &= (rows.line[at] >= self.lines[0]) & (rows.line[at] <= self.lines[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from harness.audit.run import Audit, Dataset
 
 __all__ = ["add_parser"]
+
+_SHOWN = 10
 
 _HELP = """examples:
   python -m harness data audit train.jsonl                                   what is wrong with it, in a table
@@ -165,8 +168,10 @@ def _print(found: Audit, settled: Any, blocking: Any) -> None:
         print(f"{'blocks' if blocks else 'remark':<8}{count:>10}{new[check, kind]:>10}  {check}.{kind}  {where}")
     for name in settled.unused:
         print(f"waiver {name!r} accepts nothing: remove it")
-    for gone in settled.gone:
+    for gone in settled.gone[:_SHOWN]:
         print(f"baseline: no longer found, tighten it: {gone}")
+    if len(settled.gone) > _SHOWN:
+        print(f"baseline: {len(settled.gone)} entries are no longer found; write it anew")
     print(f"digest   {found.digest}")
 
 
@@ -184,7 +189,7 @@ def _write(args: argparse.Namespace, found: Audit, settled: Any, policy: Any) ->
     described = croissant.build(card, found.rows, locked)
     croissant.write_croissant(args.out / "croissant.json", described)
     (args.out / "summary.json").write_text(json.dumps(found.summaries, indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
-    for name in croissant.missing(described):
+    for name in croissant.missing(described, Path(os.path.commonpath([path.absolute().parent for path in args.file]))):
         print(f"croissant  lacks {name}")
     print(f"written    {args.out}: {made}")
 

@@ -46,7 +46,7 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("evals", ("input", "ideal")),
     ("completion", ("prompt", "completion")), ("completion", ("prompt", "response")), ("completion", ("question", "answer")),
     ("completion", ("question", "response")), ("completion", ("query", "response")), ("completion", ("input", "output")),
-    ("completion", ("input", "target")), ("completion", ("source", "target")),
+    ("completion", ("input", "target")), ("completion", ("source", "target")), ("completion", ("prompt", "canonical_solution")),
     ("text", ("text",)),
 )  # fmt: skip
 """The keys a form is known by, the more telling first."""
@@ -68,17 +68,22 @@ Message = tuple[int, int, str]  # role, part, text
 class Shape:
     """How rows are read: which form ("auto": each row by its keys), and which fields name a row, its group and its class.
 
-    Fields inside others are written with a dot: "meta.user". Raises AuditError for a form that is none.
+    ``prompt`` and ``answer`` name the fields of rows that are in no known form. Fields inside others are written with a
+    dot: "meta.user". Raises AuditError for a form that is none.
     """
 
     form: str = "auto"
     id: str = "id"
     group: str = ""
     label: str = ""
+    prompt: str = ""
+    answer: str = ""
 
     def __post_init__(self) -> None:
         if self.form not in ("auto", *FORMS[1:]):
             raise AuditError(f"form {self.form!r}; {nearest(self.form, ['auto', *FORMS[1:]])}")
+        if (self.prompt or self.answer) and self.form not in ("auto", "completion"):
+            raise AuditError(f"fields for prompt and answer were named, so the form is completion; found {self.form!r}")
 
     def options(self) -> Mapping[str, str]:
         """All of it, as JSON."""
@@ -193,15 +198,15 @@ def parse(raw: Sequence[bytes], digests: Any, shape: Shape) -> pa.RecordBatch:
     """Rows as a record batch of SCHEMA, one line a row, in order. Never raises for what a row holds."""
     made = _Columns()
     names: tuple[list[str | None], ...] = ([], [], [])
-    fields = [partial(_field, path=tuple(path.split("."))) if path else None for path in (shape.id, shape.group, shape.label)]
-    quick = shape.form in ("auto", "chat")
+    fields = [partial(_field, path=path.split(".")) if path else None for path in (shape.id, shape.group, shape.label)]
+    quick = shape.form in ("auto", "chat") and not (shape.prompt or shape.answer)
     for line, keys, depth in zip(raw, *_measured(raw), strict=True):
         row = _UNREAD
         if depth <= _DEEPEST:
             with contextlib.suppress(orjson.JSONDecodeError):
                 row = orjson.loads(line)
         if not (quick and depth <= _DEEPEST and _plain_chat(row, keys, made)):
-            row = _any(line, row, keys, depth, shape.form, made)
+            row = _any(line, row, keys, depth, shape, made)
         for column, field in zip(names, fields, strict=True):
             column.append(field(row) if field else None)
     return made.record(digests, names)
@@ -232,7 +237,7 @@ def _plain_chat(row: Any, keys: int, made: _Columns) -> bool:
     return True
 
 
-def _any(line: bytes, row: Any, keys: int, depth: int, form: str, made: _Columns) -> Any:
+def _any(line: bytes, row: Any, keys: int, depth: int, shape: Shape, made: _Columns) -> Any:
     """Any row at all. Returns its value, an empty object where it has none."""
     problems: list[Problem] = []
     try:
@@ -241,20 +246,20 @@ def _any(line: bytes, row: Any, keys: int, depth: int, form: str, made: _Columns
         if row is _UNREAD:
             row = _lenient(line, problems)
         if type(row) is not dict:
-            raise _Unreadable(f"{_what(row)}, expected an object")
+            raise _Unreadable(f"{_what(row)}{f' of {len(row)}' if type(row) is list else ''}, expected an object")
     except _Unreadable as error:
         made.add("unreadable", (), [("unreadable", str(error))])
         return {}
     if _key_count(row) != keys:
         problems.append(("duplicate_key", _twice(line)))
-    found = _form_of(row, form)
-    if found is None:
+    if shape.prompt or shape.answer:
+        made.add("completion", _named(row, shape, problems), problems)
+    elif found := _form_of(row, shape.form):
+        name, at = found
+        made.add(name, _FORMS[name](row, at, problems), problems)
+    else:
         problems.append(("no_form", f"keys {', '.join(map(_shown, list(row)[:8])) or 'none'}: no known form of a row"))
         made.add("unreadable", (), problems)
-    else:
-        name, at = found
-        messages = _FORMS[name](row, at, problems)
-        made.add(name, messages, problems)
     return row
 
 
@@ -337,13 +342,19 @@ def _canonical(value: Any) -> str:
         return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
-def _field(row: Any, path: tuple[str, ...]) -> str | None:
-    """A field that names something, as text."""
+def _at(row: Any, path: Sequence[str]) -> Any:
+    """The value of a field, None where it is not."""
     for key in path:
         row = row.get(key) if type(row) is dict else None
-    if row is None:
+    return row
+
+
+def _field(row: Any, path: Sequence[str]) -> str | None:
+    """A field that names something, as text."""
+    value = _at(row, path)
+    if value is None:
         return None
-    text = row if type(row) is str else _canonical(row)
+    text = value if type(value) is str else _canonical(value)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -376,9 +387,9 @@ def _alpaca(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Proble
         messages += _side(turn[0], f"history[{i}][0]", _USER, _PROMPT, problems)
         messages += _side(turn[1], f"history[{i}][1]", _ASSISTANT, _PROMPT, problems)
     asked = _side(row[keys[0]], keys[0], _USER, _PROMPT, problems)
-    beside = next((key for key in ("input", "context") if row.get(key) not in (None, "")), None)
-    if beside and asked:
-        (_, _, given), *_ = _side(row[beside], beside, _USER, _PROMPT, problems) or [(0, 0, "")]
+    beside = row.get("context") if row.get("input") in (None, "") else row["input"]
+    if asked and beside not in (None, ""):
+        given = beside if type(beside) is str else _canonical(beside)
         asked[-1] = (_USER, _PROMPT, f"{asked[-1][2]}\n\n{given}")
     messages += asked + _side(row[keys[1]], keys[1], _ASSISTANT, _ANSWER, problems)
     return [*_system(row, messages, problems), *messages]
@@ -387,6 +398,14 @@ def _alpaca(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Proble
 def _completion(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem]) -> list[Message]:
     asked = _side(row[keys[0]], keys[0], _USER, _PROMPT, problems)
     messages = asked + _side(row[keys[1]], keys[1], _ASSISTANT, _ANSWER, problems)
+    return [*_system(row, messages, problems), *messages, *_tools_message(row)]
+
+
+def _named(row: Mapping[str, Any], shape: Shape, problems: list[Problem]) -> list[Message]:
+    messages = []
+    for name, role, part in ((shape.prompt, _USER, _PROMPT), (shape.answer, _ASSISTANT, _ANSWER)):
+        if name:
+            messages += _side(_at(row, name.split(".")), name, role, part, problems)
     return [*_system(row, messages, problems), *messages, *_tools_message(row)]
 
 

@@ -309,6 +309,8 @@ def _identity(around: bytes, first: int, last: int) -> Found:
         digits = re.sub(rb"\D", b"", match[0]).decode()
         for kind, module, _ in IDENTITIES.get(len(digits), ()):
             formatted = kind == "br-cpf" and CPF.fullmatch(match[0])
+            if kind.startswith("us-") and not match[0].isdigit():
+                continue  # in groups it is written in one way: SSN
             if (formatted or _near(IDENTITY_WORDS[kind], around, *match.span())) and _module(module).is_valid(digits):
                 yield *match.span(), kind, True, f"{kind} ({len(digits)} digits)"
                 break
@@ -367,7 +369,7 @@ def _phone(around: bytes, start: int, end: int, regions: tuple[str, ...]) -> Fou
 def _customary_shape(number: str) -> bool:
     """Written in groups as people write telephone numbers: not a sum, not a decimal, not a list of small numbers."""
     groups = re.findall(r"\d+", number)
-    if not 8 <= sum(map(len, groups)) <= 15 or max(map(len, groups)) > 8 or re.search(r" [-+/*.]|//|--|^0[01]+\b", number):
+    if not 8 <= sum(map(len, groups)) <= 15 or max(map(len, groups)) > 8 or re.search(r" [-+/*.]|//|--|^[01]{4}", number):
         return False
     if len(groups) < 3 and not (len(groups) == 2 and number.startswith(("(", "0"))):
         return False
@@ -428,6 +430,7 @@ LETTERED = (  # kind, pattern of the token, module of python-stdnum, words it ne
     ("es-dni", re.compile(rb"\d{8}[A-Z]"), "es.dni", Words(ANY_IDENTITY, "dni!, nif!, documento, identidad")),
     ("es-nie", re.compile(rb"[XYZ]\d{7}[A-Z]"), "es.nie", Words(ANY_IDENTITY, "nie!, nif!, extranjero, identidad")),
     ("in-pan", re.compile(rb"[A-Z]{3}[ABCFGHLJPTK][A-Z]\d{4}[A-Z]"), "in_.pan", Words(ANY_IDENTITY, "pan!, income tax, permanent account")),
+    ("fr-nir", re.compile(rb"\d{5}2[AB]\d{8}"), "fr.nir", IDENTITY_WORDS["fr-nir"]),  # born in Corsica
     ("cn-ric", re.compile(rb"\d{17}X"), "cn.ric", IDENTITY_WORDS["cn-ric"]),
     ("wallet", re.compile(rb"[13][1-9A-HJ-NP-Za-km-z]{25,34}|bc1[02-9ac-hj-np-z]{11,71}"), "bitcoin", None),
 )  # fmt: skip

@@ -67,7 +67,7 @@ class Sets:
     @property
     def ends(self) -> Any:
         """Where each set's own tokens end, and template begins."""
-        ends = np.empty(len(self), np.int64)
+        ends: Any = np.empty(len(self), np.int64)
         _ends(self.tokens, self.starts, self.cut, ends)
         return ends
 
@@ -191,7 +191,7 @@ def _find(parent: Any, i: int) -> int:  # pragma: no cover - machine code
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _index(tokens: Any, starts: Any, ends: Any, sizes: Any, num: int, den: int, part: int, parts: int, top: int) -> Any:  # pragma: no cover
     """Which sets hold a token in their prefix, and where: in order of the sets."""
-    begins = np.zeros(top + 2, np.int64)
+    begins: Any = np.zeros(top + 2, np.int64)
     for y in range(len(sizes)):
         for q in range(starts[y], _prefix(starts, ends, y, _ceil(2 * num * sizes[y], num + den))):
             if parts == 1 or tokens[q] % parts == part:
@@ -217,11 +217,11 @@ def _join(
     A pair belongs to the part of the first token it shares, which both have in their prefix: there its first look
     says how much can follow. In another part it is left out, or counted in vain.
     """
-    signatures = np.empty(len(sizes), np.uint64)
+    signatures: Any = np.empty(len(sizes), np.uint64)
     _signatures(tokens, starts, signatures)
     begins, holders, places = _index(tokens, starts, ends, sizes, num, den, part, parts, top)
-    seen = np.full(len(sizes), -1, np.int32)
-    found = np.empty((1024, 3), np.int64)
+    seen: Any = np.full(len(sizes), -1, np.int32)
+    found: Any = np.empty((1024, 3), np.int64)
     n = 0
     for x in range(len(sizes)):
         smallest, whole, listed = _ceil(num * sizes[x], den), _whole(starts, ends, sizes, x), starts[x + 1] - starts[x]
@@ -258,7 +258,7 @@ def _join(
                 elif parts > 1 and _common(tokens, starts[x], p, starts[y], q, 1) > 0:
                     continue  # an earlier token is shared: the pair of another part
                 if n == len(found):
-                    more = np.empty((2 * n, 3), np.int64)
+                    more: Any = np.empty((2 * n, 3), np.int64)
                     more[:n] = found
                     found = more
                 found[n, 0], found[n, 1], found[n, 2] = x, y, shared
@@ -270,7 +270,7 @@ def _join(
 def _leaders(
     tokens: Any, starts: Any, ends: Any, sizes: Any, num: int, den: int, members: Any, label: Any, top: int, leader: Any
 ) -> None:  # pragma: no cover - machine code
-    begins = np.zeros(top + 2, np.int64)
+    begins: Any = np.zeros(top + 2, np.int64)
     for x in members:
         for p in range(starts[x], _prefix(starts, ends, x, _ceil(num * sizes[x], den))):
             begins[tokens[p] + 1] += 1
@@ -278,9 +278,9 @@ def _leaders(
         begins[token + 1] += begins[token]
     lasts = begins.copy()
     holders, places = np.empty(begins[top + 1], np.int32), np.empty(begins[top + 1], np.int64)
-    seen = np.full(len(sizes), -1, np.int32)
+    seen: Any = np.full(len(sizes), -1, np.int32)
     for x in members:
-        best = len(sizes)
+        best: Any = len(sizes)
         prefix = _prefix(starts, ends, x, _ceil(num * sizes[x], den))
         for p in range(starts[x], prefix):
             for at in range(begins[tokens[p]], lasts[tokens[p]]):
@@ -426,7 +426,7 @@ def spanning(sets: Sets, num: int, den: int, *, part: int = 0, parts: int = 1, t
 
     What is connected already is not counted again. The pairs of all parts together connect what those of the whole do.
     """
-    digests = np.empty((len(sets), 2), np.uint64)
+    digests: Any = np.empty((len(sets), 2), np.uint64)
     _set_digests(sets.tokens, sets.starts, sets.ends, sets.sizes, digests)
     number, first = dense(digests)
     i, j, _ = _run(sets.taken(first), num, den, part, parts, threads=threads)
@@ -438,7 +438,7 @@ def shuffled(sets: Sets, num: int, den: int, parts: int) -> tuple[Any, Any]:
     """Which sets each part of the join needs: (set, part), ascending; those with a token of the part in their prefix."""
     checked(num, den)
     looks = _looks(sets, num, den)
-    holder = np.repeat(np.arange(len(sets)), looks)
+    holder: Any = np.repeat(np.arange(len(sets)), looks)
     place = np.arange(len(holder)) + np.repeat(sets.starts[:-1] - (np.cumsum(looks) - looks), looks)
     which, part = np.divmod(np.unique(holder * parts + sets.tokens[place] % parts), parts)
     return which, part
@@ -463,7 +463,7 @@ def leaders(sets: Sets, num: int, den: int, label: Any, members: Any) -> Any:
     whatever goes leaves something behind that it is proven to be like, in a chain too.
     """
     checked(num, den)
-    leader = np.full(len(sets), -1, np.int32)
+    leader: Any = np.full(len(sets), -1, np.int32)
     members = np.asarray(members, np.int64)
     _leaders(sets.tokens, sets.starts, sets.ends, sets.sizes, num, den, members, label, _top(sets), leader)
     return leader
@@ -471,7 +471,8 @@ def leaders(sets: Sets, num: int, den: int, label: Any, members: Any) -> Any:
 
 def similarities(sets: Sets, left: Any, right: Any) -> tuple[Any, Any]:
     """The similarity of each left set with its right one, exactly: (shared, union), int64."""
-    nums, dens = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
+    nums: Any = np.empty(len(left), np.int64)
+    dens: Any = np.empty(len(left), np.int64)
     left, right = np.asarray(left, np.int64), np.asarray(right, np.int64)
     _similarities(sets.tokens, sets.starts, sets.ends, sets.sizes, left, right, nums, dens)
     return nums, dens
@@ -479,7 +480,8 @@ def similarities(sets: Sets, left: Any, right: Any) -> tuple[Any, Any]:
 
 def least(sets: Sets, members: Any, groups: Any) -> tuple[Any, Any]:
     """The least similarity of two sets in each group ``members[groups[c]:groups[c + 1]]``: (shared, union); 1, 1 for a single set."""
-    nums, dens = np.empty(len(groups) - 1, np.int64), np.empty(len(groups) - 1, np.int64)
+    nums: Any = np.empty(len(groups) - 1, np.int64)
+    dens: Any = np.empty(len(groups) - 1, np.int64)
     members, groups = np.asarray(members, np.int64), np.asarray(groups, np.int64)
     _least(sets.tokens, sets.starts, sets.ends, sets.sizes, members, groups, nums, dens)
     return nums, dens

@@ -527,9 +527,12 @@ class Leakage:
     def options(self) -> Mapping[str, Any]:
         return {"references": [reference.digest for reference in self.references]}
 
-    def clean(self, report: Report) -> dict[str, list[str]]:
-        """The clean subset: by set, the ids of the items that no training row touches."""
-        leaked = set(report.findings.column("item").to_pylist())
+    def clean(self, report: Report, kinds: Sequence[str] = KINDS) -> dict[str, list[str]]:
+        """The clean subset: by set, the ids of the items that no training row touches (with a proof of ``kinds``)."""
+        found = report.findings
+        leaked = {
+            item for item, kind in zip(found.column("item").to_pylist(), found.column("kind").to_pylist(), strict=True) if kind in kinds
+        }
         return {r.name: [item.id for item in r.items if f"{r.name}/{item.id}" not in leaked] for r in self.references}
 
     def partial(self, batch: Batch) -> pa.Table:
@@ -542,7 +545,8 @@ class Leakage:
         near_text, near_said = near_text[other], near_said[other]
         lines = np.unique(np.concatenate((np.flatnonzero(same >= 0), hit_text, near_text)))
         proven = _Proven(index)
-        hits, nears = np.searchsorted(hit_text, [lines, lines + 1]), np.searchsorted(near_text, [lines, lines + 1])
+        hits: Any = np.searchsorted(hit_text, [lines, lines + 1])
+        nears: Any = np.searchsorted(near_text, [lines, lines + 1])
         for place, line in enumerate(lines.tolist()):
             hit, near = slice(*hits[:, place].tolist()), slice(*nears[:, place].tolist())
             proven.add(line, _words(batch.texts.bytes(line)), int(same[line]), at[hit], gram[hit], near_said[near].tolist())
@@ -558,7 +562,7 @@ def _gram_hits(index: _Index, words: Words) -> tuple[Any, Any, Any]:
     maybe: Any = np.empty(len(grams), np.bool_)
     _maybe(grams, index.bits.bits, index.bits.shift, maybe)
     window = np.flatnonzero(maybe)
-    of = np.searchsorted(starts, window, side="right") - 1
+    of: Any = np.searchsorted(starts, window, side="right") - 1
     at = window - starts[of]
     found: Any = np.empty(len(window), np.int32)
     _find(words.hashes, grams[window], words.starts[of] + at, index.hashes, index.table, index.firsts, found)
@@ -573,8 +577,8 @@ def _near_hits(index: _Index, words: Words) -> tuple[Any, Any]:
     _likely(grams, starts, index.shingle_bits.bits, index.shingle_bits.shift, likely)
     texts = np.flatnonzero(likely)
     flat, starts = text.shingles(_gather(words, words.starts[texts], words.starts[texts + 1]), _SHINGLE)
-    place = np.searchsorted(index.shingles, flat)
-    known = place < len(index.shingles)
+    place: Any = np.searchsorted(index.shingles, flat)
+    known: Any = place < len(index.shingles)
     known[known] = index.shingles[place[known]] == flat[known]
     owner: Any = np.repeat(np.arange(len(texts)), np.diff(starts))[known]
     ranks = index.rank[place[known]]
@@ -855,7 +859,9 @@ class _Finish:
 
     def _top_grams(self, grams: Any) -> list[dict[str, Any]]:
         """The grams of the most rows; of those that overlap in an item one."""
-        index, shown, told = self.index, [], []
+        index = self.index
+        shown: list[int] = []
+        told: list[dict[str, Any]] = []
         for gram in grams[np.lexsort((grams, -self.gram_rows[grams]))].tolist():
             place = int(index.firsts[gram])
             if any(abs(place - other) < _GRAM for other in shown):

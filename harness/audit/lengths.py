@@ -1,8 +1,8 @@
 """How long are the rows, in characters, words, and tokens as the model is served; which are cut off at the context?
 
 What is cut off is exact for every row: a row whose UTF-8, with what the template adds, has no more bytes than the context
-has tokens cannot have more tokens either; every other row is tokenised. Quantiles of tokens are exact with ``rate`` 1, else
-they are of rows drawn by their digests, with an interval that holds whatever the distribution.
+has tokens cannot have more tokens either; of every other row as much is tokenised as makes it sure. Quantiles of tokens are
+exact with ``rate`` 1, else they are of rows drawn by their digests, with an interval that holds whatever the distribution.
 
 Quantiles and histograms are of distinct rows (copies would be drawn together), counts of what is cut off of all rows.
 """
@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from harness.audit.model import DIGEST, PARTS, ROLES, Batch, Group, Report, Rows, finding_rows, no_findings
+from harness.audit.model import DIGEST, PARTS, ROLES, Batch, Group, Report, Rows, finding_rows
 from harness.audit.tokens import Plan, Refused, serving
 from harness.errors import AuditError
 from harness.stats.series import quantile_ranks
@@ -32,9 +34,10 @@ EDGES = tuple(sorted({0, *(1 << k for k in range(25)), *(3 << k for k in range(2
 """The lower edges of the histogram's bins: 0, 1, 2, 3, 4, 6, 8, 12 ...; the last bin has no upper edge."""
 
 _PROMPT, _ANSWER, _REJECTED, _TOOLS = (PARTS.index(part) for part in ("prompt", "answer", "rejected", "tools"))
-_OTHER = ROLES.index("other")
+_USER, _OTHER = ROLES.index("user"), ROLES.index("other")
 _QUANTILES = (0.5, 0.95, 0.99)
 _ALPHA = 0.025
+_FACTOR = 10.0  # an outlier is at least so many times as long as the median row, or as short, however alike the others are
 _PROOF = 64  # one row in so many is tokenised whole beside its units
 
 _NOT_COUNTED, _UNITS, _PROVEN, _WHOLE, _DIFFERS = range(5)
@@ -43,7 +46,7 @@ _FACTS = pa.schema([
     ("row", DIGEST),
     ("chars", pa.int64()),
     ("words", pa.int64()),
-    ("tokens", pa.int64()),  # null: below the context by its bytes, or refused
+    ("tokens", pa.int64()),  # null: not drawn and within the context, or refused
     ("prompt", pa.int64()),  # tokens before the answer; only of rows that are cut off
     ("how", pa.int8()),  # how tokens were counted
     ("refused", pa.string()),  # why the template refuses the row
@@ -52,8 +55,9 @@ _FACTS = pa.schema([
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of rows; with ``tokenizer`` (a folder with tokenizer.json and chat template) and ``context`` (tokens) in tokens too.
+    """Lengths of rows; with ``tokenizer`` (a folder with tokenizer.json and chat template) in tokens too, beside ``context``.
 
+    ``prompt`` is how the server asks: each message of the user is put in place of {input} there.
     ``rate`` is the share of distinct rows that are tokenised for the quantiles. ``whole`` tokenises each rendered row as one:
     slower by far, for templates that look into texts. ``spread``: an outlier's log length in characters is further from
     the median than so many median absolute deviations.
@@ -62,8 +66,9 @@ class Lengths:
     definitions are given to the template.
     """
 
-    tokenizer: str = ""
-    context: int = 0
+    tokenizer: Path | None = None
+    context: int = 2048
+    prompt: str = "{input}"
     rate: float = 1.0
     whole: bool = False
     spread: float = 8.0
@@ -73,26 +78,30 @@ class Lengths:
     key: Literal["row", "text"] = "row"
 
     def __post_init__(self) -> None:
-        if bool(self.tokenizer) != (self.context > 0):
-            raise AuditError(f"tokenizer {self.tokenizer!r} and context {self.context}: expected both, or neither")
+        if self.context < 1 or "{input}" not in self.prompt:
+            raise AuditError(
+                f"context = {self.context}, prompt = {self.prompt!r}; expected at least one token, and {{input}} in the prompt"
+            )
         if not 0 < self.rate <= 1 or not self.spread > 0:
             raise AuditError(f"rate = {self.rate}, spread = {self.spread}; expected 0 < rate <= 1 and spread > 0")
 
     @property
     def options(self) -> Mapping[str, Any]:
-        return {"tokenizer": self._digest, "context": self.context, "rate": self.rate, "whole": self.whole}
+        return {"tokenizer": self._digest, "context": self.context, "prompt": self.prompt, "rate": self.rate, "whole": self.whole}
 
     @cached_property
     def _digest(self) -> str | None:
-        return serving(self.tokenizer).digest if self.tokenizer else None
+        return serving(str(self.tokenizer)).digest if self.tokenizer is not None else None
 
     def partial(self, batch: Batch) -> pa.Table:
         sizes: Any = np.empty(len(batch.texts), np.int64)
         _chars(batch.texts.data, batch.texts.starts, sizes)
         columns = [
             batch.record.column("row"), pa.array(_summed(batch, sizes)), pa.array(_summed(batch, np.diff(batch.words.starts))),
-            *(_Counting(self, batch).columns() if self.tokenizer else (pa.nulls(batch.n, field.type) for field in list(_FACTS)[3:])),
         ]  # fmt: skip
+        columns += (
+            [pa.nulls(batch.n, field.type) for field in list(_FACTS)[3:]] if self.tokenizer is None else _Counting(self, batch).columns()
+        )
         return pa.Table.from_arrays(columns, schema=_FACTS)
 
     def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
@@ -104,7 +113,7 @@ class Lengths:
             "rows": rows.n, "distinct_rows": rows.u, "edges": list(EDGES), "outliers": outliers,
             "chars": _said(chars, exact=True), "words": _said(words, exact=True),
         }  # fmt: skip
-        if not self.tokenizer:
+        if self.tokenizer is None:
             summary["tokens"], summary["why_no_tokens"] = None, "no tokenizer was given: name the folder of the model as it is served"
             return Report(findings, summary)
         tokens = kept["tokens"].fill_null(-1).to_numpy()
@@ -116,17 +125,15 @@ class Lengths:
         return Report(pa.concat_tables([findings, *found]), summary)
 
     def _outliers(self, at: Any, chars: Any, rows: Rows) -> tuple[dict[str, Any], pa.Table]:
-        """Rows far longer or shorter than most: a remark. None if half of the rows are of one length."""
+        """Rows far longer or shorter than most: a remark."""
         middle = max(1, int(np.sort(chars)[(len(chars) - 1) // 2]))
         off = np.abs(np.log(np.maximum(chars, 1) / middle))
         mad = float(np.sort(off)[(len(off) - 1) // 2])
-        if mad == 0:
-            return {"rows": 0, "median_chars": middle, "why": "half of the rows or more are of one length"}, no_findings()
-        far = np.flatnonzero(off > self.spread * mad)
+        far = np.flatnonzero(off > max(self.spread * mad, math.log(_FACTOR)))
         which, row = rows.copies(at[far])
         size = chars[far][which]
         detail = [f"{n} characters; the median row has {middle}" for n in size.tolist()]
-        told = {"rows": len(row), "median_chars": middle, "factor": round(math.exp(self.spread * mad), 6)}
+        told = {"rows": len(row), "median_chars": middle, "factor": round(max(math.exp(self.spread * mad), _FACTOR), 6)}
         return told, finding_rows(self.name, "outlier", row, score=size / middle, num=size, den=middle, detail=detail)
 
     def _cut(self, at: Any, tokens: Any, kept: Mapping[str, Any], rows: Rows) -> tuple[dict[str, Any], list[pa.Table]]:
@@ -195,10 +202,10 @@ def _said(values: Any, *, exact: bool) -> dict[str, Any]:
 
 
 def _counted(how: Any) -> dict[str, int]:
-    """How distinct rows were counted. ``differ`` should be 0: then units are exact for this data too."""
+    """How distinct rows were counted. ``within``: not in full, they fit. ``differ`` should be 0: then units are exact for this data too."""
     counts = np.bincount(how, minlength=_DIFFERS + 1).tolist()
     return {
-        "by_bytes_alone": counts[_NOT_COUNTED], "by_units": counts[_UNITS] + counts[_PROVEN] + counts[_DIFFERS],
+        "within": counts[_NOT_COUNTED], "by_units": counts[_UNITS] + counts[_PROVEN] + counts[_DIFFERS],
         "proven": counts[_PROVEN], "differ": counts[_DIFFERS], "whole": counts[_WHOLE],
     }  # fmt: skip
 
@@ -207,6 +214,8 @@ def _counted(how: Any) -> dict[str, int]:
 
 
 _Chat = tuple[tuple[int, ...], Plan | None]  # places of messages in the row; without a plan they are tokenised whole
+_Sum = tuple[int, list[int]]  # tokens, and units by their numbers
+_Row = tuple[int, list[_Sum]]  # a row, and what the tokens of each of its chats are the sum of
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +235,7 @@ class _Counting:
     """Tokens of the rows of a batch. Units are collected over all rows and tokenised once each."""
 
     def __init__(self, check: Lengths, batch: Batch) -> None:
-        self.check, self.batch, self.serving = check, batch, serving(check.tokenizer)
+        self.check, self.batch, self.serving = check, batch, serving(str(check.tokenizer))
         self.starts = batch.starts.tolist()
         packed = (batch.role * 8 + batch.part).astype(np.uint8).tobytes()
         self.packed = [packed[a:b] for a, b in pairwise(self.starts)]
@@ -235,7 +244,8 @@ class _Counting:
         self.texts: dict[int, str] = {}
         self.numbers: dict[Any, int] = {}
         self.units: list[str] = []
-        self.counts: list[int] = []
+        self.counts: list[int | None] = []  # of each unit
+        self._limits: list[int] = []  # which its count cannot exceed
         self.tokens: list[int | None] = [None] * batch.n
         self.prompt: list[int | None] = [None] * batch.n
         self.how = np.zeros(batch.n, np.int8)
@@ -243,21 +253,22 @@ class _Counting:
 
     def columns(self) -> Sequence[pa.Array]:
         """Tokens, prompt, how, refused."""
-        asked = [row for row in np.flatnonzero(self._wanted()).tolist() if self.refused[row] is None]
-        self._count(asked)
-        self._prove([row for row in asked if self.how[row] == _UNITS and self.batch.rows[row, 0] % _PROOF == 0])
-        self._count_prompts([row for row in asked if (self.tokens[row] or 0) > self.check.context])
+        drawn = _drawn(self.batch.rows, self.check.rate)
+        asked = [row for row in np.flatnonzero(drawn | self._maybe_over()).tolist() if self.refused[row] is None]
+        self._count(asked, drawn)
+        counted = [row for row in asked if self.tokens[row] is not None]
+        self._prove([row for row in counted if self.how[row] == _UNITS and self.batch.rows[row, 0] % _PROOF == 0])
+        self._count_prompts([row for row in counted if (self.tokens[row] or 0) > self.check.context])
         columns = (self.tokens, pa.int64()), (self.prompt, pa.int64()), (self.how, pa.int8()), (self.refused, pa.string())
         return [pa.array(column, kind) for column, kind in columns]
 
-    def _wanted(self) -> Any:
-        """Rows that are drawn, or might not fit the context."""
-        drawn = _drawn(self.batch.rows, self.check.rate)
+    def _maybe_over(self) -> Any:
+        """Rows that might not fit the context."""
         growth = self.serving.growth
         if growth is None:
-            return np.ones(len(drawn), bool)
+            return np.ones(self.batch.n, bool)
         added = np.array([self.check.context + 1 if shape.bytes is None else shape.bytes for shape in self.shapes], np.int64)
-        return drawn | (growth * (_summed(self.batch, np.diff(self.batch.texts.starts)) + added) > self.check.context)
+        return growth * (_summed(self.batch, np.diff(self.batch.texts.starts)) + added) > self.check.context
 
     def _shape(self, packed: bytes) -> _Shape:
         chats, before = _chats(packed), _before(packed)
@@ -265,7 +276,8 @@ class _Counting:
             plans = [self._plan(packed, places) for places in chats]
         except Refused as error:
             return _Shape(refused=str(error))
-        sizes = [plan.bytes for plan in plans if plan is not None]
+        wrapped = sum(map(_asked, packed)) * len(self.check.prompt.encode())
+        sizes = [plan.bytes + wrapped for plan in plans if plan is not None]
         prompt = None
         with contextlib.suppress(Refused):
             prompt = (before, self._plan(packed, before, generation=True)) if before else None
@@ -280,24 +292,48 @@ class _Counting:
         return self.serving.plan(tuple(ROLES[role] for role in roles), generation=generation)
 
     def _text(self, row: int, place: int) -> str:
+        """A message as the server puts it."""
         number = int(self.batch.text[self.starts[row] + place])
         found = self.texts.get(number)
         if found is None:
             found = self.texts[number] = self.batch.texts.str(number)
-        return found
+        return self.check.prompt.replace("{input}", found) if _asked(self.packed[row][place]) else found
 
-    def _count(self, asked: Sequence[int]) -> None:
-        """Collects the units of all rows, tokenises each once, and adds them up."""
+    def _count(self, asked: Sequence[int], drawn: Any) -> None:
+        """Collects the units of all rows, tokenises each at most once, and adds them up. A row has tokens if it was drawn or is cut off."""
         listed = []
         for row in asked:
             try:
                 listed.append((row, [self._sum(row, chat) for chat in self.shapes[row].chats]))
             except Refused as error:
                 self.refused[row] = str(error)
-        self._tokenise()
+        if self.serving.growth is not None:
+            listed = self._undecided(listed, drawn)
+        self._tokenise(unit for _, sums in listed for _, units in sums for unit in units)
         for row, sums in listed:
-            self.tokens[row] = max(self._total(one) for one in sums)
-            self.how[row] = _WHOLE if any(plan is None for _, plan in self.shapes[row].chats) else _UNITS
+            tokens = max(self._total(one) for one in sums)
+            if drawn[row] or tokens > self.check.context:
+                self.tokens[row] = tokens
+                self.how[row] = _WHOLE if any(plan is None for _, plan in self.shapes[row].chats) else _UNITS
+
+    def _undecided(self, listed: list[_Row], drawn: Any) -> list[_Row]:
+        """Rows that were drawn, or might be cut off even when some units are known: first those of the most rows are tokenised,
+        as many as would settle it if they had one token in two bytes."""
+        wanted, maybe = [one for one in listed if drawn[one[0]]], [one for one in listed if not drawn[one[0]]]
+        self._tokenise(unit for _, sums in wanted for _, units in sums for unit in units)
+        uses = Counter(unit for _, sums in maybe for _, units in sums for unit in units)
+        some = set()
+        for _, sums in maybe:
+            for one in sums:
+                most = self._most(one)
+                for unit in sorted(one[1], key=lambda unit: (-uses[unit], unit)):
+                    if most <= self.check.context:
+                        break
+                    if self.counts[unit] is None:
+                        some.add(unit)
+                        most -= self._limits[unit] - self._limits[unit] // 2
+        self._tokenise(some)
+        return wanted + [(row, sums) for row, sums in maybe if max(map(self._most, sums)) > self.check.context]
 
     def _count_prompts(self, asked: Sequence[int]) -> None:
         """Tokens of all that comes before the answer."""
@@ -306,18 +342,25 @@ class _Counting:
             chat = self.shapes[row].prompt
             with contextlib.suppress(Refused):
                 listed += [(row, self._sum(row, chat, generation=True))] if chat else []
-        self._tokenise()
+        self._tokenise(unit for _, (_, units) in listed for unit in units)
         for row, one in listed:
             self.prompt[row] = self._total(one)
 
-    def _tokenise(self) -> None:
-        self.counts += self.serving.counts(self.units[len(self.counts) :])
+    def _tokenise(self, units: Iterable[int]) -> None:
+        """Tokenises units that were not."""
+        new = [unit for unit in dict.fromkeys(units) if self.counts[unit] is None]
+        for unit, count in zip(new, self.serving.counts([self.units[unit] for unit in new]), strict=True):
+            self.counts[unit] = count
 
-    def _total(self, one: tuple[int, list[int]]) -> int:
-        return one[0] + sum(self.counts[i] for i in one[1])
+    def _total(self, one: _Sum) -> int:
+        return one[0] + sum(count for unit in one[1] if (count := self.counts[unit]) is not None)
 
-    def _sum(self, row: int, chat: _Chat, generation: bool = False) -> tuple[int, list[int]]:
-        """What a chat's tokens are the sum of: a number, and units by their numbers. Raises Refused."""
+    def _most(self, one: _Sum) -> int:
+        """At most so many tokens, from what is known."""
+        return one[0] + sum(self._limits[unit] if (count := self.counts[unit]) is None else count for unit in one[1])
+
+    def _sum(self, row: int, chat: _Chat, generation: bool = False) -> _Sum:
+        """What a chat's tokens are the sum of. Raises Refused."""
         places, plan = chat
         if plan is None:
             return 0, [self._new(self._whole(row, places, generation))]
@@ -327,12 +370,14 @@ class _Counting:
             key = (id(plan), place, *(int(text[start + places[piece]]) for piece in unit if isinstance(piece, int)))
             number = self.numbers.get(key)
             if number is None:
-                number = self.numbers[key] = self._new(plan.fill([self._text(row, at) for at in places])[place])
+                number = self.numbers[key] = self._new(plan.fill(place, lambda piece: self._text(row, places[piece])))
             found.append(number)
         return plan.fixed, found
 
     def _new(self, unit: str) -> int:
         self.units.append(unit)
+        self.counts.append(None)
+        self._limits.append((self.serving.growth or 1) * len(unit if unit.isascii() else unit.encode("utf-8", "surrogatepass")) + 2)
         return len(self.units) - 1
 
     def _whole(self, row: int, places: Sequence[int], generation: bool = False) -> str:
@@ -361,6 +406,10 @@ def _chats(packed: bytes) -> list[tuple[int, ...]]:
     parts = [code & 7 for code in packed]
     wanted = [answer for answer in (_ANSWER, _REJECTED) if answer in parts] or [_ANSWER]
     return [tuple(place for place, part in enumerate(parts) if part in (_PROMPT, answer)) for answer in wanted]
+
+
+def _asked(code: int) -> bool:
+    return code == (_USER << 3 | _PROMPT)
 
 
 def _before(packed: bytes) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ answer. Two indexes tell what was added, removed, moved and changed; no text is 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -23,7 +22,7 @@ from numba import njit
 from harness.audit.baseline import nth
 from harness.audit.keys import dense
 from harness.audit.model import DIGEST, PARTS, Rows, digest_array, digests_of
-from harness.audit.writing import whole
+from harness.audit.writing import names_of, whole
 from harness.errors import AuditError, EvidenceError
 from harness.evidence import canonical, read_json
 
@@ -81,7 +80,7 @@ class Manifest:
     def of(cls, rows: Rows) -> Manifest:
         """The manifest of audited files, read again for their bytes. AuditError if one cannot be read."""
         found = {}
-        for number, (name, path) in enumerate(zip(_names(rows.files), rows.files, strict=True)):
+        for number, (name, path) in enumerate(zip(names_of(rows.files), rows.files, strict=True)):
             digest, size = sha256_of(Path(path))
             shards = _shards(rows.digests[rows.unique[rows.file == number]])
             root = hashlib.sha256(bytes.fromhex("".join(shards))).hexdigest()
@@ -96,13 +95,6 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """As data.lock holds it."""
         return {"schema": SCHEMA, "files": {name: asdict(file) | {"shards": list(file.shards)} for name, file in self.files.items()}}
-
-
-def _names(files: Sequence[str]) -> list[str]:
-    """Names that are the same on every machine."""
-    paths = [Path(os.path.abspath(file)) for file in files]
-    folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    return [path.relative_to(folder).as_posix() for path in paths]
 
 
 def _shards(digests: Any) -> tuple[str, ...]:
@@ -187,7 +179,7 @@ def index(rows: Rows) -> pa.Table:
         pa.string(),
     )
     lies = pa.array(rows.unique)
-    names = pa.DictionaryArray.from_arrays(pa.array(rows.file, pa.int32()), pa.array(_names(rows.files), pa.string()))
+    names = pa.DictionaryArray.from_arrays(pa.array(rows.file, pa.int32()), pa.array(names_of(rows.files), pa.string()))
     columns = [
         names,
         pa.array(rows.line, pa.int64()),

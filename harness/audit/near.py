@@ -23,6 +23,7 @@ its near duplicate. So each finding names a partner that stays, and the exact si
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -150,8 +151,8 @@ def _each(work: Callable[[int], Any], jobs: int) -> list[Any]:
 
 def _shares(ends: Any, jobs: int) -> list[slice]:
     """Ranges of about equal work: ``ends`` are running totals, from 0."""
-    cuts: list[int] = np.searchsorted(ends[1:-1], np.linspace(0, ends[-1], jobs + 1)[1:-1]).tolist()
-    return [slice(a, b) for a, b in zip([0, *cuts], [*cuts, len(ends) - 1], strict=True)]
+    cuts: Any = np.searchsorted(ends[1:-1], np.linspace(0, ends[-1], jobs + 1)[1:-1])
+    return [slice(a, b) for a, b in itertools.pairwise([0, *cuts.tolist(), len(ends) - 1])]
 
 
 # --- units ----------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class _Units(NamedTuple):
 
 def _units(facts: pa.Table, rows: Rows) -> _Units:
     kept = spoken(rows)
-    fact = np.full(rows.t, -1, np.int64)
+    fact: Any = np.full(rows.t, -1, np.int64)
     fact[facts.column("text").to_numpy()] = np.arange(len(facts))
     if (fact[rows.text[kept]] < 0).any():
         raise AuditError(f"facts of {len(facts)} texts for a dataset of {rows.t}: some are missing; audit again without the cache")
@@ -182,7 +183,7 @@ def _units(facts: pa.Table, rows: Rows) -> _Units:
     says = np.bincount(rows.row_of[kept], minlength=rows.u) > 0
     held = np.flatnonzero(says)
     _, first = dense(conversations(rows, digests, kept)[held])
-    of_first = np.full(rows.u, -1, np.int64)
+    of_first: Any = np.full(rows.u, -1, np.int64)
     of_first[held[first]] = np.arange(len(first))
     message = np.flatnonzero(kept & (of_first[rows.row_of] >= 0))
     canonical, example = dense(digests[rows.text[message]])
@@ -230,7 +231,8 @@ def _bucket(keys: Any, weights: Any, common: int, frequency: Any) -> int:  # pra
     size = 16
     while size < 2 * len(keys):
         size *= 2
-    table, number = np.empty(size, np.uint64), np.full(size, -1, np.int32)
+    table: Any = np.empty(size, np.uint64)
+    number: Any = np.full(size, -1, np.int32)
     mask, found = np.uint64(size - 1), 0
     for i in range(len(keys)):
         key, weight = keys[i], weights[i]
@@ -266,7 +268,9 @@ def _taken(
     """The ranks of each text, ascending, from ``place[t]`` on. In ``counts``: how many, how many in no other text, how many template."""
     for t in range(len(begin)):
         whole = weight[t] > common
-        n, alone, template = 0, 0, 0
+        alone: Any = 0
+        template: Any = 0
+        n = 0
         for i in range(begin[t], end[t]):
             bucket = flat[i] >> shift
             rank = np.int64(keys[at[bucket]])
@@ -300,15 +304,17 @@ def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
     shift = np.uint64(64 - bits)
     texts = _shares(place, jobs)
 
-    counts = np.zeros((jobs, 1 << bits), np.int64)
+    counts: Any = np.zeros((jobs, 1 << bits), np.int64)
     _each(lambda j: _counted(flat, units.begin[texts[j]], units.end[texts[j]], shift, counts[j]), jobs)
     starts = np.concatenate(([0], np.cumsum(counts.T)))  # by bucket, then by worker: the order of the texts, whoever deals them
     at = np.ascontiguousarray(starts[:-1].reshape(-1, jobs).T)
     buckets = starts[::jobs]
-    keys, weights = np.empty(total, np.uint64), np.empty(total, np.int32)
+    keys: Any = np.empty(total, np.uint64)
+    weights: Any = np.empty(total, np.int32)
     _each(lambda j: _dealt(flat, units.begin[texts[j]], units.end[texts[j]], weight[texts[j]], shift, at[j].copy(), keys, weights), jobs)
 
-    frequency, found = np.zeros((1 << bits, common + 2), np.int64), np.zeros(1 << bits, np.int64)
+    frequency: Any = np.zeros((1 << bits, common + 2), np.int64)
+    found: Any = np.zeros(1 << bits, np.int64)
 
     def count(job: int) -> None:
         for b in range(job, 1 << bits, jobs):
@@ -329,7 +335,8 @@ def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
             _rank(keys[part], weights[part], found[b], next_rank[b])
 
     _each(rank, jobs)
-    ranks, shares = np.empty(total, np.int32), np.empty((len(lengths), 3), np.int64)
+    ranks: Any = np.empty(total, np.int32)
+    shares: Any = np.empty((len(lengths), 3), np.int64)
 
     def take(job: int) -> None:
         mine = texts[job]
@@ -373,7 +380,9 @@ def _sets(units: _Units, common: int) -> tuple[Sets, Any, dict[str, int]]:
     ranked = _ranked(units, weight, common)
     room = np.concatenate(([0], np.cumsum(ranked.counts[:, 0][units.texts])))[units.starts]
     n, jobs = len(units), _threads()
-    out, listed, sizes = np.empty(int(room[-1]), np.int32), np.empty(n, np.int64), np.empty(n, np.int64)
+    out: Any = np.empty(int(room[-1]), np.int32)
+    listed: Any = np.empty(n, np.int64)
+    sizes: Any = np.empty(n, np.int64)
     shares = _shares(room, jobs)
 
     def unite(job: int) -> None:
@@ -385,7 +394,7 @@ def _sets(units: _Units, common: int) -> tuple[Sets, Any, dict[str, int]]:
     starts = np.concatenate(([0], np.cumsum(listed)))
     united = Sets(out, starts, sizes, ranked.cut)
     if starts[-1] < len(out):  # texts of one unit share shingles
-        inside = np.repeat(room[:-1] - starts[:-1], listed)
+        inside: Any = np.repeat(room[:-1] - starts[:-1], listed)
         inside += np.arange(len(inside))
         united = Sets(out[inside], starts, sizes, ranked.cut)
     per_text = np.stack((ranked.counts[:, 2], units.end - units.begin), 1)[units.texts]
@@ -422,7 +431,7 @@ def _described(sets: Sets, label: Any, members: Any, row: Any, leader: Any, thre
     """Clusters, counted and told of: the largest with first rows, sizes, and the least similarity of two members."""
     members = members[np.argsort(label[members], kind="stable")]
     names, first, sizes = np.unique(label[members], return_index=True, return_counts=True)
-    ends = np.append(first, len(members))
+    ends: Any = np.append(first, len(members))
     tokens = np.concatenate(([0], np.cumsum(np.diff(sets.starts)[members])))
     cost = (sizes - 1) * np.diff(tokens[ends])  # every member is read once with each other
     cheap = np.argsort(cost, kind="stable")
@@ -448,7 +457,8 @@ def _described(sets: Sets, label: Any, members: Any, row: Any, leader: Any, thre
 def _least(sets: Sets, members: Any, ends: Any, which: Any, cost: Any) -> tuple[Any, Any]:
     """``join.least`` of some clusters, dealt out to threads in turn of their cost."""
     jobs, turn = _threads(), np.argsort(cost[which], kind="stable")
-    nums, dens = np.ones(len(which), np.int64), np.ones(len(which), np.int64)
+    nums: Any = np.ones(len(which), np.int64)
+    dens: Any = np.ones(len(which), np.int64)
 
     def work(job: int) -> None:
         mine = np.sort(turn[job::jobs])

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.audit import forms, rows
 from harness.audit.leakage import References
@@ -184,10 +186,10 @@ class _Donor:
             elif isinstance(made["input"], str):
                 made["input"] = change(made["input"], "user")
             return made
-        ends = {"alpaca": ("user", "assistant"), "completion": ("user", "assistant"), "text": ("user",)}.get(self.form)
-        if ends is None or not all(isinstance(made[key], str) for key in self.keys):
+        keys = ("prompt", "chosen") if self.form == "preference" else self.keys  # of a text there is only the first
+        if not all(isinstance(made.get(key), str) for key in keys):
             return None
-        return made | {key: change(made[key], who) for key, who in zip(self.keys, ends, strict=True)}
+        return made | {key: change(made[key], who) for key, who in zip(keys, ("user", "assistant"), strict=False)}
 
 
 def _sentence_of(answer: str | None) -> str:
@@ -411,7 +413,7 @@ class _Maker:
         return _New(self.says(donor, _sentences(self.rng, self.long_words // 8)))
 
     def loop(self, donor: _Donor) -> _New | None:
-        return _New(self.says(donor, f"{_sentence(self.rng)} " * 40))
+        return _New(self.says(donor, f"{_sentence(self.rng)} " * 12))
 
     def group_in_two_splits(self, donor: _Donor) -> _New | None:
         known: Any = donor.value
@@ -476,6 +478,9 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
 
 _ANYWHERE = ("language",)
 
+PHRASES = ("pipe bomb", "mass shooting", "commit suicide")
+"""Sensitive phrases that are in the built-in list."""
+
 
 # --- planting -------------------------------------------------------------------------------------
 
@@ -490,7 +495,7 @@ def plant(
     kinds: Sequence[str] = tuple(KINDS),
     shape: forms.Shape | None = None,
     references: Sequence[References] = (),
-    phrases: Sequence[str] = (),
+    phrases: Sequence[str] = PHRASES,
     threshold: str = "4/5",
     shingle: int = 3,
     long_words: int = 20_000,
@@ -578,12 +583,12 @@ class _Planting:
     put: list[tuple[str, _New]] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
     made: Counter[str] = field(default_factory=Counter)
-    last: dict[str, _Donor] = field(default_factory=dict)  # a donor of this file that fitted
+    last: dict[str, _Donor | None] = field(default_factory=dict)  # a donor of this file that fitted
 
     def __post_init__(self) -> None:
         self.ends = np.cumsum(self.counts).tolist()
         self.jobs: deque[tuple[int, str]] = deque(sorted((self._donor_at(kind), kind) for kind, n in self.asked.items() for _ in range(n)))
-        self.waiting: list[str] = []
+        self.waiting: Counter[str] = Counter()
 
     def _donor_at(self, kind: str) -> int:
         files = len(self.ends) - (kind == "group_in_two_splits" and len(self.ends) > 1)
@@ -595,14 +600,22 @@ class _Planting:
         here = self.out
         self.out, self.line, self.at = self.out + 1, self.line + 1, self.at + 1
         while self.jobs and self.jobs[0][0] < self.at:
-            self.waiting.append(self.jobs.popleft()[1])
+            self.waiting[self.jobs.popleft()[1]] += 1
         if self.waiting:
             donor = self._donor(raw, here)
-            self.waiting = [kind for kind in self.waiting if not self._made(kind, donor, file)]
+            for kind in list(self.waiting):
+                if self._made(kind, donor, file):
+                    self.tries[kind], self.last[kind] = 0, donor
+                    continue
+                self.tries[kind] += 1
+                if self.tries[kind] >= _TRIES:
+                    self._made(kind, self.last.get(kind), file)
+                    del self.waiting[kind]
 
     def end(self, file: int, write: Callable[[bytes], Any]) -> None:
-        """The file ends: what found no donor after its place takes one from before it."""
-        self.waiting = [kind for kind in self.waiting if not self._made(kind, self.last.get(kind), file)]
+        """The file ends: what found no donor behind its place takes the last that there was."""
+        for kind in list(self.waiting):
+            self._made(kind, self.last.get(kind), file)
         self._put_in(file, self.at, write)
         self.last, self.line = {}, 0
 
@@ -615,21 +628,20 @@ class _Planting:
         return None if found is None else _Donor(raw, value, *found, row)
 
     def _made(self, kind: str, donor: _Donor | None, file: int) -> bool:
-        """True: the kind waits no longer."""
-        if self.tries[kind] >= _TRIES:
-            return True
-        new = getattr(self.maker, kind)(donor) if donor is not None else None
-        if new is None or (new.elsewhere and file + 1 == len(self.ends)):
-            self.tries[kind] += 1
-            return False
-        self.last[kind] = donor  # type: ignore[assignment]
-        self.made[kind] += 1
-        rng = self.maker.rng
-        first, last = (self.ends[file], self.ends[-1]) if new.elsewhere else (self.at, self.ends[file])
-        places = sorted(rng.randint(first + new.elsewhere, last) for _ in range(2 if new.of else 1))
-        for place, one in zip(places, [new.of, new] if new.of else [new], strict=True):
-            heapq.heappush(self.heap, (place, self.maker.made * 2 + (one is new), kind, one))
-        return True
+        """Makes the rows of this kind that wait, all of one donor. False: it does not fit."""
+        while donor is not None and self.waiting[kind]:
+            new = getattr(self.maker, kind)(donor)
+            if new is None or (new.elsewhere and file + 1 == len(self.ends)):
+                return False
+            self.made[kind] += 1
+            self.waiting[kind] -= 1
+            rng = self.maker.rng
+            first, last = (self.ends[file] + 1, self.ends[-1]) if new.elsewhere else (self.at, self.ends[file])
+            places = sorted(rng.randint(first, last) for _ in range(2 if new.of else 1))
+            for place, one in zip(places, [new.of, new] if new.of else [new], strict=True):
+                heapq.heappush(self.heap, (place, 2 * self.made.total() + (one is new), kind, one))
+        self.waiting += Counter()  # drops zeros
+        return donor is not None
 
     def _put_in(self, file: int, before: int, write: Callable[[bytes], Any]) -> None:
         while self.heap and self.heap[0][0] <= before:

@@ -406,16 +406,15 @@ def _csv(path: Path, pieces: Iterator[bytes], first: int, chunk_bytes: int) -> I
     counted = _Newlines(pieces)
     lines = _Decoded(_blocks(iter(counted), chunk_bytes), first)
     head = next((line for line in lines if line.strip()), "")
-    delimiter = max(",;\t|", key=head.count)
+    delimiter = "\t" if ".tsv" in path.name.lower() else max(",;\t|", key=head.count)
     reader = csv.reader(chain([head], lines), delimiter=delimiter, strict=True)
     try:
         with _long_fields():
             header = next(reader, [])
     except csv.Error as error:
         raise AuditError(f"{path}: the header cannot be read ({error}); expected the names of the columns") from None
-    twice = sorted({name for name in header if header.count(name) > 1 or not name})
-    if twice:
-        raise AuditError(f"{path}: column names {twice} are empty or there twice in the header; name each column once")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise AuditError(f"{path}: column names {twice} are there more than once in the header; name each column once")
     more = True
     while more:
         lines.taken.clear()

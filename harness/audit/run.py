@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.audit import forms, rows
-from harness.audit.keys import Known, dense
+from harness.audit.keys import Known, dense, lookup
 from harness.audit.model import FINDINGS, Batch, Check, Group, Report, Rows, digest_array, digests_of, in_turn, numbered
 from harness.errors import AuditError, MissingNeed
 from harness.progress import Progress
@@ -111,9 +111,9 @@ def audit(
 ) -> Audit:
     """Audits a dataset with every check.
 
-    ``keep`` is a folder in which facts stay for the next audit (of any dataset read in the same way); without it they
-    live in a scratch folder. ``engine`` is one of ENGINES. Raises AuditError if the dataset cannot be read as a whole,
-    MissingNeed for an engine that is not installed.
+    ``keep`` is a folder in which facts stay for the next audit of the dataset; without it they live in a scratch folder.
+    ``engine`` is one of ENGINES. Raises AuditError if the dataset cannot be read as a whole, MissingNeed for an engine that
+    is not installed.
     """
     if engine not in ENGINES:
         raise AuditError(f"engine {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -128,7 +128,16 @@ def audit(
             progress(f"auditing {dataset.name}: {check.name}", done, len(checks))
             reports[check.name] = _finish(check, _facts(parts, check.name), found, running.group)
         progress(f"auditing {dataset.name}", len(checks), len(checks))
+        _drop_dead(parts, found)
         return Audit(dataset, found, reports)
+
+
+def _drop_dead(parts: Sequence[Path], found: Rows) -> None:
+    """Removes the parts of which no row is in the dataset any more, so that kept facts grow with the data and not with time."""
+    for part in parts:
+        held = digests_of(_facts([part], _CORE).column("row"))
+        if not (lookup(found.digests, held) >= 0).any():
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _finish(check: Check, facts: pa.Table, found: Rows, group: Group) -> Report:
@@ -149,7 +158,8 @@ def facts_key(dataset: Dataset, checks: Sequence[Check]) -> str:
 @contextlib.contextmanager
 def _folder(keep: Path | None, dataset: Dataset, checks: Sequence[Check]) -> Iterator[Path]:
     if keep is not None:
-        folder = keep / facts_key(dataset, checks)
+        safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in dataset.name)[:80]
+        folder = keep / f"{safe}-{facts_key(dataset, checks)}"
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
         return

@@ -163,7 +163,6 @@ SECRETS = (
         rb"[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:([^\s/@\"'<>]{3,128})@[\w.\[\]:-]{1,255}",
         "://",
         check=lambda match: real(match[1]),
-        group=1,
     ),
     _rule(
         "assigned-secret",

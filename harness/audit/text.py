@@ -84,7 +84,7 @@ def _kind(char: str) -> int:
 def _kinds(last: int) -> Any:
     """The kind of every character up to ``last``, as a table for machine code."""
     assigned = [*range(min(last + 1, 0x40000)), *range(0xE0000, min(last + 1, 0xE0200))]  # nothing is assigned in between, and behind
-    table = np.zeros(last + 1, np.uint8)
+    table: Any = np.zeros(last + 1, np.uint8)
     table[assigned] = [_kind(chr(code)) for code in assigned]
     return table
 
@@ -118,7 +118,7 @@ def _mix(h: Any) -> Any:  # pragma: no cover - machine code
 
 def _lower() -> Any:
     """What each byte of ASCII counts as: itself in lower case, 0 where it separates, 1 where it joins."""
-    table = np.zeros(256, np.uint8)
+    table: Any = np.zeros(256, np.uint8)
     for code in range(128):
         char = chr(code)
         table[code] = ord(char.lower()) if char.isalnum() else 1 if char in ".'" else 0
@@ -222,13 +222,14 @@ def _read_only(array: Any) -> Any:
 def words(texts: Texts) -> Words:
     """The hash of each canonical word of each text, in order. The texts are UTF-8, lone surrogates as in "surrogatepass"."""
     data, starts = _read_only(texts.data), _read_only(texts.starts)
-    beyond = np.empty(len(texts), np.bool_)
+    beyond: Any = np.empty(len(texts), np.bool_)
     _beyond_ascii(data, starts, beyond)
     folded = [_folded(texts.str(i)).encode("utf-8", "surrogatepass") for i in np.flatnonzero(beyond).tolist()]
     other = _read_only(np.frombuffer(b"".join(folded), np.uint8))
     others = np.concatenate(([0], np.cumsum([len(text) for text in folded]))).astype(np.int64)
     room = int((starts[-1] - starts[0] + len(other)) // 2 + len(texts))  # two words of one byte have a byte between them
-    hashes, ends = np.empty(room, np.uint64), np.zeros(len(texts) + 1, np.int64)  # pages that stay empty cost nothing
+    hashes: Any = np.empty(room, np.uint64)
+    ends: Any = np.zeros(len(texts) + 1, np.int64)  # pages that stay empty cost nothing
     _all(data, starts, other, others, beyond, _LOWER, _kinds(0x10FFFF if folded else 0), hashes, ends)
     return Words(hashes[: ends[-1]], ends)
 
@@ -246,7 +247,7 @@ def _digests(hashes: Any, starts: Any, out: Any) -> None:  # pragma: no cover - 
 
 def digests(words: Words) -> Any:
     """128 bits over the canonical words of each text, (t, 2) uint64: equal for equal words in equal order."""
-    out = np.empty((len(words), 2), np.uint64)
+    out: Any = np.empty((len(words), 2), np.uint64)
     _digests(words.hashes, words.starts, out)
     return out
 
@@ -281,9 +282,9 @@ def _ascending(found: Any, counts: Any, spare: Any) -> int:  # pragma: no cover 
         for i in range(n):
             counts[i + 1] += counts[i]
         for h in found:
-            i = np.int64(((h >> _32) * np.uint64(n)) >> _32)
-            spare[counts[i]] = h
-            counts[i] += 1
+            bucket = np.int64(((h >> _32) * np.uint64(n)) >> _32)
+            spare[counts[bucket]] = h
+            counts[bucket] += 1
         found[:] = spare[:n]
     kept = 0
     for i in range(n):
@@ -305,7 +306,8 @@ def _shingles(hashes: Any, starts: Any, k: int, out: Any, ends: Any) -> None:  #
     longest = 0
     for t in range(len(starts) - 1):
         longest = max(longest, starts[t + 1] - starts[t])
-    counts, spare = np.empty(longest + 2, np.int64), np.empty(longest, np.uint64)
+    counts: Any = np.empty(longest + 2, np.int64)
+    spare: Any = np.empty(longest, np.uint64)
     place = 0
     for t in range(len(starts) - 1):
         start, end = starts[t], starts[t + 1]
@@ -328,7 +330,8 @@ def shingles(words: Words, k: int) -> tuple[Any, Any]:
     A text of fewer than k words, but at least one, has one shingle: itself. The hash depends on the words and their
     order, and on nothing else: shingles of different texts, datasets and machines can be compared.
     """
-    flat, ends = np.empty(len(words.hashes), np.uint64), np.zeros(len(words) + 1, np.int64)
+    flat: Any = np.empty(len(words.hashes), np.uint64)
+    ends: Any = np.zeros(len(words) + 1, np.int64)
     _shingles(words.hashes, words.starts, k, flat, ends)
     return flat[: ends[-1]], ends
 
@@ -338,6 +341,7 @@ def ngrams(words: Words, n: int) -> tuple[Any, Any]:
 
     The window that starts at word i of text t is ``flat[starts[t] + i]``. A text of fewer than n words has none.
     """
-    flat, ends = np.empty(len(words.hashes), np.uint64), np.zeros(len(words) + 1, np.int64)
+    flat: Any = np.empty(len(words.hashes), np.uint64)
+    ends: Any = np.zeros(len(words) + 1, np.int64)
     _ngrams(words.hashes, words.starts, n, flat, ends)
     return flat[: ends[-1]], ends

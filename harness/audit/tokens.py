@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,10 +60,12 @@ class Plan:
     strip: tuple[bool, ...]
     bytes: int
 
-    def fill(self, texts: Sequence[str]) -> list[str]:
-        """The text of each unit."""
-        said = [text.strip() if strip else text for text, strip in zip(texts, self.strip, strict=True)]
-        return ["".join(piece if isinstance(piece, str) else said[piece] for piece in unit) for unit in self.units]
+    def fill(self, unit: int, texts: Callable[[int], str]) -> str:
+        """The text of a unit; ``texts`` gives the text at a place."""
+        return "".join(piece if isinstance(piece, str) else self._said(piece, texts) for piece in self.units[unit])
+
+    def _said(self, place: int, texts: Callable[[int], str]) -> str:
+        return texts(place).strip() if self.strip[place] else texts(place)
 
 
 class Serving:
@@ -132,7 +134,9 @@ class Serving:
                 whole = chat(texts)
             except Refused:  # of this text; rows with such texts are met on their own
                 continue
-            if self.counts([whole])[0] != plan.fixed + sum(self.counts(plan.fill(texts))):
+            if self.counts([whole])[0] != plan.fixed + sum(
+                self.counts([plan.fill(unit, texts.__getitem__) for unit in range(len(plan.units))])
+            ):
                 return None
         return plan
 
@@ -146,7 +150,7 @@ class Serving:
             units[-1].append(first)
             units += [[other] for other in others]
         own = ["".join(map(str, unit)) for unit in units if all(isinstance(part, str) for part in unit)]
-        told = tuple(tuple(unit) for unit in units if not all(isinstance(part, str) for part in unit))
+        told = tuple(tuple(part for part in unit if part != "") for unit in units if not all(isinstance(part, str) for part in unit))
         size = len(_MARK.sub("", rendered).encode()) + 2 * len(units)  # some tokenizers put a space before each
         return Plan(sum(self.counts(own)), told, strip, size)
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from harness.errors import AuditError
 
-__all__ = ["plain", "plain_column", "whole"]
+__all__ = ["names_of", "plain", "plain_column", "shown_names", "whole"]
 
 
 @contextlib.contextmanager
@@ -38,6 +38,20 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         raise AuditError(
             f"{path}: could not be written ({error}); nothing new was left there. Free some space and write it again"
         ) from error
+
+
+def names_of(files: Sequence[str]) -> list[str]:
+    """Names of files from the deepest folder that holds them all: the same on every machine."""
+    paths = [Path(os.path.abspath(file)) for file in files]
+    folder = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def shown_names(files: Sequence[str]) -> list[str]:
+    """Names of files for outputs: as they were given if all are relative, else ``names_of``: no path of a machine is told."""
+    paths = [Path(file) for file in files]
+    given = not any(path.is_absolute() or ".." in path.parts for path in paths)
+    return [path.as_posix() for path in paths] if given else names_of(files)
 
 
 # Control characters, zero-width and direction marks, tags: a terminal or an editor would act on them, or hide them.

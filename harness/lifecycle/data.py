@@ -125,6 +125,23 @@ class Data:
             run.Dataset(entry, files, forms.Shape(spec.form, spec.id, spec.group, spec.label)), standard.checks(self.known(name))
         )
 
+    def blocked(self, name: str) -> tuple[list[tuple[str, list[str]]], int]:
+        """Rows that were blocked when the dataset was cleaned: (where, reasons) of each; and how many leaks are in it all the same."""
+        import pyarrow as pa
+
+        from harness.audit import outputs
+
+        raw, cleaned = self.raw(name), self.audit(name)
+        findings = raw.findings.filter(pa.array(outputs.blocking(raw.findings, self.policy(name))))
+        reasons: dict[int, list[str]] = {}
+        leaks: set[int] = set()
+        for row, check, kind in zip(*(findings.column(column).to_pylist() for column in ("row", "check", "kind")), strict=True):
+            reasons.setdefault(row, []).append(f"{check}.{kind}")
+            leaks |= {row} if check == "leakage" else set()
+        said = {_said(cleaned, row) for row in range(cleaned.rows.n)}
+        places = [(f"{Path(raw.rows.files[raw.rows.file[row]]).name}:{raw.rows.line[row]}", reasons[row]) for row in sorted(reasons)]
+        return places, sum(_said(raw, row) in said for row in leaks)
+
     def run(self, dataset: Dataset, checks: Sequence[Check]) -> Audit:
         """An audit that keeps its facts in the store. Raises MissingNeed where the libraries are not here."""
         from harness.audit import run
@@ -152,7 +169,13 @@ class Data:
             from harness.audit import proof, standard
 
             known = self.known(name)
-            X
+            self._proofs[name] = proof.prove(
+                self.dataset(name),
+                known,
+                lambda dataset: self.run(dataset, standard.checks(known)),
+                audited=self.audit(name),
+                policy=self.policy(name),
+            )
         return self._proofs[name]
 
     def gate(self, subject: str) -> None:
@@ -171,6 +194,13 @@ class Data:
             return
         first = audit.findings.slice(int(blocking.argmax()), 1).to_pylist()[0]
         raise SubjectError(
-            f"dataset {name}: {int(blocking.sum())} findings keep rows out of training, first: line {audit.rows.line[first['row']]}, "
-            f"{first['check']}.{first['kind']}. See: python -m harness data audit {audit.rows.files[0]}; clean it, or waive them with a reason"
+            f"dataset {name}: {int(blocking.sum())} findings keep rows out of training, first: "
+            f"line {audit.rows.line[first['row']]}, {first['check']}.{first['kind']}. See: python -m harness data audit {audit.rows.files[0]}; clean it, or waive them with a reason"
         )
+
+
+def _said(audit: Audit, row: int) -> bytes:
+    """What a row says: the digests of its texts, in order."""
+    distinct = audit.rows.unique[row]
+    texts = audit.rows.text[audit.rows.starts[distinct] : audit.rows.starts[distinct + 1]]
+    return bytes(audit.rows.text_digests[texts].tobytes())

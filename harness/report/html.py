@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from harness.report import figures, sections
+from harness.report import data, figures, sections, spread
 from harness.report.builds import builds_of
+from harness.report.datasets import datasets_of
 from harness.report.decision import decision
 from harness.report.markup import Html, badge, claim_id, link, said, scroll
 from harness.report.plots import mini
-from harness.report.style import CSS
+from harness.report.style import CSS, DATA
 from harness.report.tensors import tensor_maps
 from harness.report.text import clean, number, one_line, span
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
@@ -25,12 +26,18 @@ def render(run: RunView) -> str:
     """The page as one string."""
     title = escape(clean(one_line(f"{run.lifecycle or 'run'} · {run.tier or 'tier not known'} · {release(run)}")))
     # Each: the anchor and name of a section, and its content; what is empty is left out.
-    builds = builds_of(run)
+    builds, datasets = builds_of(run), datasets_of(run)
     parts = [
         ("decision", "Which build", decision(run)),
         ("tradeoff", "Quality against size, speed, memory", figures.tradeoff(builds)),
         ("builds", "Table of methods", figures.builds_table(run, builds)),
         ("releases", "May it go out", sections.releases(run)),
+        ("data", "Data", data.overview(datasets)),
+        ("lengths", "Lengths", spread.lengths(datasets)),
+        ("clusters", "Duplicates and clusters", spread.clusters(datasets)),
+        ("leaks", "Leakage map", spread.leaks(datasets)),
+        ("findings", "Findings by kind", data.findings(datasets)),
+        ("planted", "Planted defects", data.planted(datasets)),
         ("claims", "Claims", _claims(run)),
         ("differences", "Paired differences", figures.differences(run)),
         ("distributions", "Distributions by document", figures.distributions(run)),
@@ -45,11 +52,12 @@ def render(run: RunView) -> str:
     shown = [part for part in parts if part[2]]
     body = "".join(f'<section aria-labelledby="{key}"><h2 id="{key}">{name}</h2>{inner}</section>' for key, name, inner in shown)
     nav = "".join(f'<a href="#{key}">{name}</a>' for key, name, _ in shown)
+    css = CSS + DATA if datasets else CSS
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="referrer" content="no-referrer">\n<title>{title}</title>\n<style>{CSS}</style>\n</head>\n<body>\n'
+        f'<meta name="referrer" content="no-referrer">\n<title>{title}</title>\n<style>{css}</style>\n</head>\n<body>\n'
         f'<a class="skip" href="#claims">Skip to the claims</a>\n{_header(run)}\n<nav aria-label="Sections">{nav}</nav>\n'
         f"<main>\n{body}\n</main>\n</body>\n</html>\n"
     )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
 from harness.report.choice import RULE, Option, Point, choice, headline
+from harness.report.data import figure_of, proofs
+from harness.report.datasets import Dataset, count, datasets_of
 from harness.report.text import DASH, SYMBOLS, number, one_line, span
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
@@ -30,7 +32,7 @@ def escape(text: str, limit: int = 200) -> str:
 
 def render(run: RunView) -> str:
     """The summary. What does not fit is counted and left to the report."""
-    pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _failing(run), *_families(run)]
+    pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _data(run), _failing(run), *_families(run)]
     kept: list[str] = []
     size = 0
     for i, piece in enumerate(pieces):
@@ -111,6 +113,30 @@ def _releases(run: RunView) -> str:
     for name, verdict in run.releases.items():
         lines.append(f"- **{_shown(str(verdict.get('outcome')))}** {escape(name)}: {escape(str(verdict.get('sentence', '')), 600)}")
     return "\n".join([*lines, ""])
+
+
+_TOLD = 12  # claims named in a cell
+
+
+def _data(run: RunView) -> str:
+    """The audited datasets: a line for each."""
+    datasets = datasets_of(run)
+    if not datasets:
+        return ""
+    head = ["dataset", "rows", "distinct", "claims that hold", "the others", "planted defects found"]
+    return "\n".join(["## Data", "", *_table(head, map(_dataset, datasets)), ""])
+
+
+def _dataset(dataset: Dataset) -> list[str]:
+    others = [c for c in dataset.claims if c.outcome != "holds"]
+    shown = [f"{SYMBOLS.get(c.outcome, '·')} {escape(c.id.partition('[')[0], 60)} {figure_of(c)[0]}".rstrip() for c in others[:_TOLD]]
+    more = [f"{len(others) - _TOLD} more"] if len(others) > _TOLD else []
+    kinds = proofs(dataset).values()
+    alarms = count(dataset.summary("proof").get("false_alarms"))
+    found = f"{sum(k for _, k in kinds)} of {sum(n for n, _ in kinds)}" if kinds else DASH
+    holding = f"{len(dataset.claims) - len(others)} of {len(dataset.claims)}"
+    told = found + (f"; {alarms} false alarms" if kinds and alarms is not None else "")
+    return [escape(dataset.name, 80), number(dataset.rows), number(dataset.distinct), holding, ", ".join([*shown, *more]) or DASH, told]
 
 
 def _failing(run: RunView) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "CSS", "SHADES", "curve_rules"]
+__all__ = ["COLOURS", "CSS", "DATA", "SHADES", "curve_rules"]
 
 _LIGHT = """
 --bg:#fff;--soft:#f6f8fa;--fg:#1b1f24;--muted:#57606a;--edge:#d0d7de;--link:#0550ae;--tint:#d8eef0;
@@ -185,5 +185,21 @@ svg .mean{fill:var(--fg)}
  details::details-content{content-visibility:visible;block-size:auto}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
+"""
+)
+
+# For pages that show audited data. The more leaked, the stronger the colour; the number stands in the cell.
+DATA = (
+    """
+.datasets{font-size:.84rem}
+.datasets th,.datasets td{padding:.3rem .36rem}
+.datasets thead th{font-size:.76rem}
+"""
+    + "".join(
+        f".heat .h{i}{{background:color-mix(in srgb,var(--fails) {share}%,var(--bg))}}\n" for i, share in enumerate((0, 10, 20, 32, 45))
+    )
+    + """
+.heat .sub{color:inherit}
+@media (max-width:600px){.datasets tbody th,.heat tbody th{min-width:5.5rem;max-width:7.5rem;overflow-wrap:anywhere}}
 """
 )

@@ -29,6 +29,16 @@ _SAY = {
 }  # fmt: skip
 
 _TITLES = {
+    "D1": "Duplicates: rows are not there twice, nor nearly so",
+    "D2": "Leakage: nothing that is trained on stands in what is evaluated with",
+    "D3": "Lengths: rows fit the context of the model that reads them",
+    "D4": "Personal data and secrets: what is planted is found, and none is in the rows",
+    "D5": "The gate: planted defects are caught, clean rows pass",
+    "D6": "Form: rows are readable, complete, in order, and agree with each other",
+    "D7": "Splits: no group and no row stands in two",
+    "D8": "Preference pairs: chosen differs from rejected, and not by length alone",
+    "D9": "Metadata: source, licence, version and changes are stated",
+    "R5": "Bytes: the data that are named, audited and used are the same",
     "Q1": "Answers: the build against its reference, item by item",
     "Q2": "Fidelity: how far the next-token distributions moved",
     "Q3": "Perplexity",

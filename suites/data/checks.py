@@ -33,6 +33,7 @@ def controls(bench, dataset: str, kinds: Kinds, *, share: bool = False) -> list[
     from harness.audit.samples import per_row
 
     proof = bench.data.proof(dataset)
+    damaged = proof.flooded if share else proof.planted
 
     def seen(audit) -> Measurement:
         samples = per_row(audit, _counted(bench, dataset, kinds, audit.findings), flagged=float(share))
@@ -40,7 +41,7 @@ def controls(bench, dataset: str, kinds: Kinds, *, share: bool = False) -> list[
 
     return [
         Control("A/A: the clean twin, audited again", ("holds",), seen(proof.twin)),
-        Control("planted: known defects in a copy of the twin", ("fails",), seen(proof.planted)),
+        Control("planted: known defects in a copy of the twin", ("fails",), seen(damaged)),
     ]
 
 

@@ -10,7 +10,7 @@ from harness.plugin import settings_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``dataset``: each that is audited; ``apart``, ``golden_set``: with each set it is kept apart from; the rest: where it can be asked."""
+    """``dataset``: each that is audited; ``apart``: with each set it is kept apart from; the rest: where it can be asked."""
     settings = settings_of(metafunc.config)
     specs = [settings.data[name] for name in settings.audited]
     asked = {

@@ -13,7 +13,7 @@ import pyarrow as pa
 from harness.audit.baseline import Settled, fingerprints
 from harness.audit.model import Rows
 from harness.audit.outputs.policy import POLICY, action, blocking, help_of, names
-from harness.audit.writing import plain
+from harness.audit.writing import plain, shown_names
 
 __all__ = ["LIMIT", "sarif"]
 
@@ -46,7 +46,7 @@ def sarif(
     coded = names(findings)
     rules = coded.dictionary.to_pylist()
     prints = fingerprints(findings, rows)
-    files = [_uri(name) for name in rows.files]
+    files = [quote(name) for name in shown_names(rows.files)]
     told = findings.take(pa.array(shown)).to_pylist()
     rule_of = coded.indices.to_numpy()
     results = [
@@ -134,11 +134,6 @@ def _suppressions(settled: Settled | None, i: int) -> list[dict[str, str]]:
     waiver = settled.waiver[i]
     why = plain(settled.waivers[waiver].reason) if waiver >= 0 else "known: in the baseline"
     return [{"kind": "external", "status": "accepted", "justification": why}]
-
-
-def _uri(name: str) -> str:
-    path = PurePath(name)
-    return path.as_uri() if path.is_absolute() else quote(path.as_posix())
 
 
 def _text(text: str) -> str:

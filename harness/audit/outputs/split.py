@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from harness.audit.baseline import Settled
 from harness.audit.model import Rows
 from harness.audit.outputs.policy import POLICY, PRIVATE, blocking, names
-from harness.audit.writing import plain, whole
+from harness.audit.writing import plain, shown_names, whole
 from harness.errors import AuditError
 
 __all__ = ["Chunk", "Split", "split"]
@@ -72,7 +72,8 @@ def split(
     hidden: Any = np.zeros(rows.n, bool)
     is_blocked[stops.column("row").to_numpy()] = True
     hidden[findings.filter(pc.is_in(findings.column("check"), pa.array(list(private), pa.string()))).column("row").to_numpy()] = True
-    reasons = _reasons(rows, stops)
+    files = shown_names(rows.files)
+    reasons = _reasons(rows, files, stops)
     with whole(clean) as good, whole(blocked) as bad:
         at = passed = 0
         for chunk in chunks:
@@ -81,7 +82,7 @@ def split(
             write, stopped = good.write, is_blocked[at : at + len(chunk.raw)].tolist()
             for i, raw in enumerate(chunk.raw):
                 if stopped[i]:
-                    bad.write(_blocked_line(rows, at + i, raw, next(reasons), bool(hidden[at + i])))
+                    bad.write(_blocked_line(rows, files, at + i, raw, next(reasons), bool(hidden[at + i])))
                 else:
                     write((raw.replace(b"\n", b" ") if b"\n" in raw else raw) + b"\n")  # in JSON a line feed stands between tokens only
                     passed += 1
@@ -115,7 +116,7 @@ def _check_same(rows: Rows, at: int, chunk: Chunk) -> None:
         raise AuditError(f"{where}: not the row that was audited; the file changed since. Audit it again; neither file was written")
 
 
-def _reasons(rows: Rows, stops: pa.Table) -> Iterator[list[dict[str, Any]]]:
+def _reasons(rows: Rows, files: list[str], stops: pa.Table) -> Iterator[list[dict[str, Any]]]:
     """The reasons of each blocked row, in order of rows; made a few thousand at a time."""
     row = stops.column("row").to_numpy()
     order = np.argsort(row, kind="stable")
@@ -127,27 +128,27 @@ def _reasons(rows: Rows, stops: pa.Table) -> Iterator[list[dict[str, Any]]]:
         told = stops.take(pa.array(order[at : block[-1]])).to_pylist()
         begin = at
         for end in block.tolist():
-            yield [_reason(rows, finding) for finding in told[begin - at : end - at]]
+            yield [_reason(rows, files, finding) for finding in told[begin - at : end - at]]
             begin = end
         at = int(block[-1])
 
 
-def _reason(rows: Rows, finding: Mapping[str, Any]) -> dict[str, Any]:
+def _reason(rows: Rows, files: list[str], finding: Mapping[str, Any]) -> dict[str, Any]:
     said = {name: finding[name] for name in ("check", "kind", "score", "num", "den", "message") if finding[name] is not None}
     partner = finding["partner"]
     if partner is not None:
         said["partner_line"] = int(rows.line[partner])
         if rows.file[partner] != rows.file[finding["row"]]:
-            said["partner_file"] = rows.files[rows.file[partner]]
+            said["partner_file"] = files[rows.file[partner]]
     return said | {name: plain(finding[name]) for name in ("item", "detail") if finding[name] is not None}
 
 
-def _blocked_line(rows: Rows, row: int, raw: bytes, reasons: list[dict[str, Any]], hidden: bool) -> bytes:
+def _blocked_line(rows: Rows, files: list[str], row: int, raw: bytes, reasons: list[dict[str, Any]], hidden: bool) -> bytes:
     import orjson
 
     line: dict[str, Any] = {
         "row": row,
-        "file": rows.files[rows.file[row]],
+        "file": files[rows.file[row]],
         "line": int(rows.line[row]),
         "offset": int(rows.offset[row]),
         "digest": rows.digests[rows.unique[row]].tobytes().hex(),

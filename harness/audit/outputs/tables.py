@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from harness.audit.baseline import Settled
 from harness.audit.model import FINDINGS, Rows
-from harness.audit.writing import plain_column, whole
+from harness.audit.writing import plain_column, shown_names, whole
 
 __all__ = ["hex_column", "located", "write_csv", "write_jsonl"]
 
@@ -25,7 +25,7 @@ def located(rows: Rows, findings: pa.Table, settled: Settled | None = None) -> p
     findings = findings.combine_chunks()
     row = findings.column("row").to_numpy()
     columns: dict[str, Any] = {name: findings.column(name) for name in FINDINGS.names}
-    names = pa.array(rows.files, pa.string())
+    names = pa.array(shown_names(rows.files), pa.string())
     partner = findings.column("partner")
     absent = pc.is_null(partner).to_numpy(zero_copy_only=False)
     other = pc.fill_null(partner, 0).to_numpy().astype(np.int64)

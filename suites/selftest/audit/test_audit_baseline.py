@@ -137,7 +137,7 @@ def test_a_baseline_comes_back_and_is_the_same_bytes_whatever_the_order(tmp_path
     baseline.write_baseline(tmp_path / name, baseline.Baseline.of(findings(*told), rows))
     data = (tmp_path / name).read_bytes()
     baseline.write_baseline(tmp_path / name, baseline.Baseline.of(findings(*reversed(told)), rows))
-    assert (tmp_path / name).read_bytes() == data
+    assert (tmp_path / name).read_bytes() == data and (not name.endswith(".gz") or data[3:8] == bytes(5))  # neither name nor time in it
     back = baseline.read_baseline(tmp_path / name)
     assert sorted(zip(back.name, back.count.tolist(), strict=True)) == [("c.k", 1), ("c.k", 2), ("c.other", 1)]
     settled = baseline.settle(findings(*told), rows, back)

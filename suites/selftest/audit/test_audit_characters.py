@@ -15,7 +15,7 @@ from suites.selftest.audit.making import batch, found, report
 
 pytestmark = pytest.mark.selftest
 
-ANY = settings(derandomize=True, deadline=None, max_examples=150)
+ANY = settings(derandomize=True, deadline=None, max_examples=60)
 ODD = (
     "a \t\n\r\x00\x1b[\x7f\x85é\u00adÃ©â€™ðŸ˜€\u0301\u0323\u200b\u200c\u200d\u202e\u2066\ufeff\ufffd\ue000\ufdd0\ufffe\ud800\udfff"
     "\U000e0041\U0001f3f4\U0001f600\U0010ffff\u0378\u0627\u0915\uac00\u1161\u11a8\u212b&;<>p#x/\U000f0000"
@@ -68,15 +68,19 @@ def by_hand(text):
 ASKED = {"mojibake", "not_nfc", "html_entity", "html_tag"}
 
 
-@ANY
-@given(odd)
-def test_characters_are_found_as_python_finds_them(text):
-    said = of(text)
-    assert {kind: hit[:3] for kind, hit in said.items() if kind not in ASKED} == by_hand(text)
-    assert ("not_nfc" in said) == (not unicodedata.is_normalized("NFC", text))
-    for kind, (start, end, _, detail) in said.items():
-        shown = text.encode("utf-8", "surrogatepass")[start:end].decode("utf-8", "surrogatepass")
-        assert shown and (kind in ASKED - {"not_nfc"} or f"U+{ord(shown):04X}" in detail)
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.lists(odd, min_size=1, max_size=8, unique=True))
+def test_characters_are_found_as_python_finds_them(given_texts):
+    made = batch([[("user", "prompt", text)] for text in given_texts])
+    said = [{} for _ in given_texts]
+    for one in found(report(Characters(), made)):
+        said[one["row"]][one["kind"]] = one
+    for text, hits in zip(given_texts, said, strict=True):
+        assert {kind: (hit["start"], hit["end"], hit["num"]) for kind, hit in hits.items() if kind not in ASKED} == by_hand(text)
+        assert ("not_nfc" in hits) == (not unicodedata.is_normalized("NFC", text))
+        for kind, hit in hits.items():
+            shown = text.encode("utf-8", "surrogatepass")[hit["start"] : hit["end"]].decode("utf-8", "surrogatepass")
+            assert shown and (kind in ASKED - {"not_nfc"} or f"U+{ord(shown):04X}" in hit["detail"])
 
 
 def test_every_character_alone():
@@ -117,18 +121,17 @@ def test_what_was_read_as_windows_1252_is_found(text):
     assert ("so " + misread).encode()[start:end].decode() == misread
 
 
-@pytest.mark.parametrize("text", ["naÃ¯ve", "itâ€™s", "â‚¬ 5", "20Â°C", "aoÃ»t", "ðŸ˜€", "Ã", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "ï»¿id"])
+@pytest.mark.parametrize("text", ["naÃ¯ve", "itâ€™s", "â‚¬ 5", "20Â°C", "aoÃ»t", "ðŸ˜€", "Ð¿Ñ€Ð¸Ð²ÐµÑ‚", "ï»¿id"])
 def test_misread_texts(text):
-    expected = [] if text == "Ã" else ["mojibake"]
-    assert [kind for kind in of(text) if kind == "mojibake"] == expected or "Ã\x83" in text
+    assert "mojibake" in of(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "CAFÉ»", "É’s", "NÃO", "MAÇÃ» x", "été…»", "naïve café", "« où »", "Ærø – å", "10 £", "привет", "漢字かな交じり文", "한국어", "مرحبا", "שלום",
-        "नमस्ते", "می\u200cخواهم", "👨\u200d👩\u200d👧", "🏴\U000e0067\U000e0062\U000e007f", "❤\ufe0f", "a < b && c > d", "if (a<b) x&y;", "R&D; AT&T",
-        "List<String> x", "<|im_start|>", "\tx\r\n", "Việt Nam", "ไทย",
+        "CAFÉ»", "É’s", "NÃO", "MAÇÃ» x", "été…»", "naïve café", "« où »", "Ærø – å", "10 £", "привет", "漢字かな交じり文",
+        "한국어", "مرحبا", "שלום", "नमस्ते", "می\u200cخواهم", "👨\u200d👩\u200d👧", "🏴\U000e0067\U000e0062\U000e007f", "❤\ufe0f",
+        "a < b && c > d", "if (a<b) x&y;", "R&D; AT&T", "List<String> x", "<|im_start|>", "\tx\r\n", "Việt Nam", "ไทย",
     ],
 )  # fmt: skip
 def test_texts_that_are_fine(text):

@@ -167,6 +167,14 @@ def test_bytes_that_changed_since_are_named(tmp_path: Path) -> None:
     assert said.startswith("sha256: chat a b.jsonl has ") and metadata["distribution"][0]["sha256"] in said
 
 
+def test_a_file_outside_of_the_folder_is_never_opened(tmp_path: Path) -> None:
+    metadata = built(tmp_path)
+    (tmp_path / "inside").mkdir()
+    metadata["distribution"][0]["contentUrl"] = "../chat a b.jsonl"
+    (said,) = croissant.missing(metadata, tmp_path / "inside")
+    assert said == "sha256: ../chat a b.jsonl is not in the folder, so that its bytes cannot be compared"
+
+
 @pytest.mark.parametrize("data", [b"{", b"[]", b"\xff", None])
 def test_what_is_no_metadata_is_refused(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:

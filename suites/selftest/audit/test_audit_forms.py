@@ -213,6 +213,16 @@ def test_a_form_that_was_named_is_kept_to():
         Shape(form="chats")
 
 
+def test_fields_may_be_named():
+    row = {"src": "a", "out": {"text": "b"}, "messages": [], "system": "s"}
+    expected = [("system", "prompt", "s"), ("user", "prompt", "a"), ("assistant", "answer", "b")]
+    assert one(row, prompt="src", answer="out.text") == ("completion", expected, [])
+    assert one(row, prompt="src") == ("completion", expected[:2], [])
+    assert one({"src": "a"}, prompt="src", answer="out.text") == ("completion", expected[1:2], ["wrong_type"])
+    with pytest.raises(AuditError, match="form is completion; found 'chat'"):
+        Shape("chat", prompt="src")
+
+
 def test_a_column_that_is_null_is_not_there():
     assert one({"messages": None, "text": "t"})[0] == "text"
     assert one({"messages": None}) == ("chat", [], ["wrong_type"])

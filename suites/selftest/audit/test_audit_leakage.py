@@ -249,6 +249,7 @@ def test_copies_of_rows_and_items_are_all_named_and_the_clean_subset_is_the_rest
     said = report(check, batch([chat(QUESTION, "x"), chat("a", "b")]), [0, 1, 0])
     assert [(row["row"], row["item"]) for row in found(said)] == [(0, "first/a"), (0, "second/a"), (2, "first/a"), (2, "second/a")]
     assert check.clean(said) == {"first": ["b"], "second": ["c"]}
+    assert check.clean(said, ("near", "13-gram")) == {"first": ["a", "b"], "second": ["a", "c"]}
     assert said.summary["map"] == [{"set": name, "file": "data.jsonl", "rows": 2, "items": 1} for name in ("first", "second")]
     assert said.summary["sets"]["second"] == {"items": 2, "leaked": 1, "equal": 1, "near": 0, "13-gram": 0, "8-gram": 0, "clean": 1}
     assert said.summary["rows"] == 2

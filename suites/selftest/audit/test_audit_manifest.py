@@ -77,7 +77,7 @@ def in_order(a: list[Any], b: list[Any]) -> int:
 ROW = st.tuples(st.sampled_from(["", "p", "q"]), st.sampled_from(["", "x", "y"]), st.sampled_from([None, "1", "2"]), st.sampled_from("ab"))
 
 
-@settings(derandomize=True, deadline=None, max_examples=400)
+@settings(derandomize=True, deadline=None, max_examples=150)
 @given(a=st.lists(ROW, min_size=1, max_size=8), b=st.lists(ROW, min_size=1, max_size=8))
 def test_every_row_is_accounted_for_by_the_rules(a: list[Row], b: list[Row]) -> None:
     said = diff(a, b)
@@ -99,21 +99,21 @@ def test_every_row_is_accounted_for_by_the_rules(a: list[Row], b: list[Row]) -> 
     assert said.kept + len(said.moved) == oracle(a, b)["same"]
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
-@given(a=st.lists(ROW, min_size=1, max_size=8), b=st.lists(ROW, min_size=1, max_size=8))
+OWN = st.tuples(st.sampled_from(["", *"pqrst"]), st.sampled_from(["", "x", "y"]), st.sampled_from([None, *"12345"]), st.sampled_from("ab"))
+OWNS = st.lists(OWN, min_size=1, max_size=6, unique_by=(lambda row: row[0], lambda row: row[2]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(a=OWNS, b=OWNS)
 def test_a_diff_counts_what_its_rules_say(a: list[Row], b: list[Row]) -> None:
-    """Of rows with a key of their own each rule takes as many pairs as there are, in turn."""
-    a, b = list(dict.fromkeys(a)), list(dict.fromkeys(b))
+    """With prompts and ids of their own nothing is left open: counts are those of the rules, taken in turn."""
     said, expected = diff(a, b), oracle(a, b)
     rules = Counter(RULES[rule] for rule in said.rule)
-    assert rules["same content"] == expected["changed"]["same content"]
-    distinct = all(len({key(row) for row in rows}) == len(rows) for rows in (a, b) for key in (lambda r: r[0], lambda r: r[2]))
-    if distinct:
-        assert (rules, len(said.removed), len(said.added)) == (expected["changed"], expected["removed"], expected["added"])
-        assert said.kept == in_order(a, b)
+    assert (rules, len(said.removed), len(said.added)) == (expected["changed"], expected["removed"], expected["added"])
+    assert said.kept == in_order(a, b)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(derandomize=True, deadline=None, max_examples=100)
 @given(texts=st.text("abcdef", min_size=2, max_size=30), data=st.data())
 def test_rows_that_are_only_removed_or_added_move_nothing(texts: str, data: st.DataObject) -> None:
     keep = data.draw(st.lists(st.booleans(), min_size=len(texts), max_size=len(texts)).filter(any))
@@ -132,7 +132,7 @@ def test_where_alignment_is_too_much_work_rows_are_still_paired(monkeypatch: pyt
     assert said.kept + len(said.moved) == (Counter(a) & Counter(b)).total() and said.kept >= 3
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=40)
 @given(data=st.data(), n=st.integers(2, 40))
 def test_random_edits_are_counted_exactly(data: st.DataObject, n: int) -> None:
     """Rows of their own, so that what was done to them can be told apart."""
@@ -165,6 +165,12 @@ def test_the_first_of_two_copies_taken_out_moves_nothing() -> None:
     a: list[Row] = [(p, "x", None, "a") for p in "pqprs"]
     said = diff(a, a[1:])
     assert said.counts() | {"removed": 1, "moved": 0, "kept": 4} == said.counts() and said.removed.tolist() == [0]
+
+
+def test_anchors_tell_copies_apart_even_where_nothing_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_CELLS", 0)
+    a, b = ([(text, "x", None, "a") for text in texts] for texts in ("axbxcxdye", "abxcxye"))
+    assert diff(a, b).counts() | {"kept": 7, "moved": 0, "removed": 2} == diff(a, b).counts()
 
 
 def test_renumbered_rows_are_other_bytes_not_changed_prompts() -> None:
@@ -260,14 +266,17 @@ def test_a_lock_holds_bytes_rows_and_a_root_over_shards(tmp_path: Path) -> None:
     assert again == made and again.digest == made.digest
 
 
-@pytest.mark.parametrize(("n", "m", "change"), [(9000, 9000, 5000), (9000, 9000, 0), (9000, 8999, None), (4096, 4097, None), (10, 9000, 3)])
-def test_a_changed_file_is_named_with_its_first_line(tmp_path: Path, n: int, m: int, change: int | None) -> None:
+@pytest.mark.parametrize(("n", "m", "change"), [(90, 90, 50), (90, 90, 0), (90, 89, None), (32, 33, None), (10, 90, 3)])
+def test_a_changed_file_is_named_with_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, m: int, change: int | None
+) -> None:
+    monkeypatch.setattr(manifest, "SHARD", 32)
     was, known = locked(tmp_path / "a", n)
     now, found = locked(tmp_path / "b", m, change=change)
     first = min(n, m) if change is None else change
     (said,) = manifest.verify(was, now)
     shard = first // manifest.SHARD
-    assert f"first difference in rows {shard * 4096 + 1} to {min((shard + 1) * 4096, max(n, m))}" in said
+    assert f"first difference in rows {shard * 32 + 1} to {min((shard + 1) * 32, max(n, m))}" in said
     assert was.files["data.jsonl"].sha256 in said and now.files["data.jsonl"].sha256 in said
     (said,) = manifest.verify(was, now, known, found)
     assert said.endswith(f"first difference in line {first + 1}")

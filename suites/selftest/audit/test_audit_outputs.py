@@ -24,7 +24,7 @@ from harness.audit.baseline import Baseline, Settled, Waiver, settle
 from harness.audit.keys import dense
 from harness.audit.model import FINDINGS, Rows, no_findings
 from harness.audit.outputs import policy
-from harness.audit.writing import plain, plain_column, whole
+from harness.audit.writing import plain, plain_column, shown_names, whole
 from harness.errors import AuditError
 
 pytestmark = pytest.mark.selftest
@@ -97,7 +97,7 @@ def test_every_row_is_in_exactly_one_file(tmp_path: Path, data: list[list[bytes]
     }
     for b in blocked:
         i = b["row"]
-        assert (b["file"], b["line"], b["offset"]) == (rows.files[rows.file[i]], rows.line[i], rows.offset[i])
+        assert (b["file"], b["line"], b["offset"]) == (f"data {rows.file[i]}.jsonl", rows.line[i], rows.offset[i])
         assert [(r["check"], r["kind"], r.get("score")) for r in b["reasons"]] == [
             (f["check"], f["kind"], f.get("score")) for f in stops if f["row"] == i
         ]
@@ -110,7 +110,7 @@ def test_reasons_name_the_partner_by_line_and_file(tmp_path: Path) -> None:
     split(tmp_path, rows, findings({"row": 1, "partner": 0, "num": 4, "den": 5, "score": 0.8}, {"row": 2, "partner": 0, "detail": "same"}))
     first, second = (json.loads(line) for line in lines_of(tmp_path / "blocked.jsonl"))
     assert first["reasons"] == [{"check": "b", "kind": "k", "score": 0.8, "num": 4, "den": 5, "partner_line": 1}]
-    assert second["reasons"] == [{"check": "b", "kind": "k", "partner_line": 1, "partner_file": rows.files[0], "detail": "same"}]
+    assert second["reasons"] == [{"check": "b", "kind": "k", "partner_line": 1, "partner_file": "data 0.jsonl", "detail": "same"}]
     assert lines_of(tmp_path / "clean.jsonl") == [b'{"a":1}']  # the partner passes
 
 
@@ -277,7 +277,7 @@ def test_cells_do_not_act_in_a_spreadsheet(tmp_path: Path) -> None:
     for row, text in zip(told, HOSTILE, strict=True):
         assert row["item"] == row["detail"] == ("'" if re.match(r"\s*[=+@＝-]", plain(text)) else "") + plain(text)
         assert not re.match(r"\s*[=+\-@＝]", row["item"]) and row["item"].isprintable()
-        assert row["file"] == rows.files[0] and row["digest"] == rows.digests[0].tobytes().hex()
+        assert row["file"] == "data 0.jsonl" and row["digest"] == rows.digests[0].tobytes().hex()
     assert [row["item"][:1] for row in told[:6]] == ["'"] * 6
 
 
@@ -302,7 +302,7 @@ def test_findings_are_located(tmp_path: Path) -> None:
         (2, 8, "data 0.jsonl", None, None),
         (1, 0, "data 1.jsonl", 1, 0),
     ]
-    assert told[1]["partner_file"] == rows.files[0] and told[0]["partner_file"] is None
+    assert told[1]["partner_file"] == "data 0.jsonl" and told[0]["partner_file"] is None
     known = Baseline.of(table.slice(0, 1), rows)
     waiver = Waiver("w", "b", None, None, "data 1.jsonl", (1, 1), None, "fine", date(2027, 1, 1))
     assert outputs.located(rows, table, settle(table, rows, known, [waiver])).column("status").to_pylist() == ["known", "waived"]
@@ -316,9 +316,24 @@ def test_json_lines_hold_what_the_table_holds(tmp_path: Path) -> None:
     outputs.write_jsonl(tmp_path / "f.jsonl", table)
     outputs.write_jsonl(tmp_path / "f.jsonl.gz", table)
     data = (tmp_path / "f.jsonl").read_bytes()
-    assert gzip.decompress((tmp_path / "f.jsonl.gz").read_bytes()) == data
+    packed = (tmp_path / "f.jsonl.gz").read_bytes()
+    assert gzip.decompress(packed) == data and packed[3:8] == bytes(5)  # neither name nor time in it
     assert [json.loads(line) for line in data.splitlines()] == [{k: v for k, v in t.items() if v is not None} for t in table.to_pylist()]
     assert b"\\\\u202e" in data
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["data/a.jsonl", "b.jsonl"], ["data/a.jsonl", "b.jsonl"]),
+        (["/home/me/train/a.jsonl", "/home/me/eval/a.jsonl"], ["train/a.jsonl", "eval/a.jsonl"]),
+        (["/home/me/a.jsonl"], ["a.jsonl"]),
+        (["../data/a.jsonl"], ["a.jsonl"]),
+        ([], []),
+    ],
+)
+def test_no_path_of_a_machine_is_told(files: list[str], names: list[str]) -> None:
+    assert shown_names(files) == names
 
 
 # --- SARIF ----------------------------------------------------------------------------------------
@@ -372,7 +387,7 @@ def test_sarif_names_file_line_and_bytes(tmp_path: Path) -> None:
     place = first["locations"][0]["physicalLocation"]
     assert place["region"] == {"startLine": 2, "byteOffset": 8, "byteLength": 8}
     data = (tmp_path / "data 0.jsonl").read_bytes()
-    assert data[8:16] == b'{"b":22}' and place["artifactLocation"]["uri"] == (tmp_path / "data 0.jsonl").as_uri()
+    assert data[8:16] == b'{"b":22}' and place["artifactLocation"]["uri"] == "data%200.jsonl"
     assert first["message"]["text"] == "b.k: score 0.5; d" and first["level"] == "error" and second["level"] == "note"
     assert second["relatedLocations"][0]["physicalLocation"]["region"]["startLine"] == 1 and "relatedLocations" not in first
     assert second["properties"] == {"row": 2, "message": 3}

@@ -179,8 +179,7 @@ def test_damage_in_the_middle(tmp_path):
         (b'{"data": []}', "a.json", "no rows"),
         (b"a,b\n", "a.csv", "no rows"),
         (b"", "a.csv", "no rows"),
-        (b"a,a\n1,2\n", "a.csv", "there twice"),
-        (b"a,\n1,2\n", "a.csv", "are empty"),
+        (b"a,a\n1,2\n", "a.csv", "more than once"),
         (b'a,"b\n', "a.csv", "header cannot be read"),
         (b"[1, 2", "a.json", "not closed.*; 1 rows"),
         (b'["a]', "a.json", "not closed.*; 0 rows"),
@@ -236,6 +235,11 @@ def test_rows_that_do_not_fit_their_header(tmp_path):
         (2, {"a": "1", "b": "2"}), (4, ["3"]), (5, ["4", "5", "6"]), (6, ['"x" y,1\n']), (7, {"a": "two\nlines", "b": "7"}),
         (9, {"a": "\udcff", "b": "8"}), (10, ['"open,9\n']),
     ]  # fmt: skip
+
+
+def test_the_column_without_a_name_and_tabs(tmp_path):
+    assert raw_of(written(tmp_path, b",a\n0,x\n", "a.csv")) == [b'{"":"0","a":"x"}']
+    assert raw_of(written(tmp_path, b"a,b,c\td\n1,2,3\t4\n", "a.tsv")) == [b'{"a,b,c":"1,2,3","d":"4"}']
 
 
 def test_a_field_longer_than_the_csv_module_takes(tmp_path):
