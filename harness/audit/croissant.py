@@ -49,6 +49,8 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "preference": {"prompt": (), "chosen": (), "rejected": ()},
     "text": {"text": ()},
     "evals": {"input": _MESSAGE, "ideal": ()},
+    "choice": {"question": (), "answer": ()},  # not the choices: an array of plain texts has no column of its own
+    "request": {"prompt": ()},
 }
 """Of each form its columns, and of a column that is a list of objects the names in those."""
 

@@ -65,7 +65,9 @@ def _rule(char: str) -> int:
 @cache
 def _characters() -> tuple[Any, Any, Any]:
     """Of each character: the rule it goes by, what it is hashed as, and how many letters or digits it folds to."""
-    rules, marks, letters = np.zeros(_LAST, np.uint8), np.zeros(_LAST, np.uint32), np.zeros(_LAST, np.uint8)
+    rules: Any = np.zeros(_LAST, np.uint8)
+    marks: Any = np.zeros(_LAST, np.uint32)
+    letters: Any = np.zeros(_LAST, np.uint8)
     for code in range(_LAST):
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", chr(code)).casefold())
         letters[code] = sum(map(str.isalnum, folded))
@@ -87,7 +89,7 @@ def _mix(h: Any) -> Any:  # pragma: no cover - machine code
 
 
 @njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _means(sign: int, opens: bool, before: int, rule: int, letter: bool, spaced: bool) -> bool:  # pragma: no cover - machine code
+def _means(sign: Any, opens: bool, before: Any, rule: Any, letter: Any, spaced: bool) -> Any:  # pragma: no cover - machine code
     """Is a sign more than punctuation? ``before`` and ``rule`` stand beside it; ``opens``: space before it; ``spaced``: space behind it."""
     if sign == _BEFORE:  # a minus, or the dash of an option: "-v"
         return rule == _DIGIT or (opens and letter and not spaced)
@@ -100,8 +102,12 @@ def _means(sign: int, opens: bool, before: int, rule: int, letter: bool, spaced:
 def _marked(data: Any, starts: Any, rules: Any, marks: Any, letters: Any, out: Any) -> None:  # pragma: no cover - machine code
     """A hash of the marks of each text, in order, each with the number of letters before it; 0 where there are none."""
     for t in range(len(starts) - 1):
-        state, seen = np.uint64(0), 0
-        before, sign, held = 0, 0, 0  # the last rule that was neither space nor sign; the sign that waits for what follows, and its mark
+        state, seen = np.uint64(0), np.int64(0)
+        before, sign, held = (
+            np.int64(0),
+            np.int64(0),
+            np.uint32(0),
+        )  # the last rule that was neither space nor sign; the sign that waits for what follows, and its mark
         spaced, opens = True, False
         i, end = starts[t], starts[t + 1]
         while i < end:
@@ -116,13 +122,13 @@ def _marked(data: Any, starts: Any, rules: Any, marks: Any, letters: Any, out: A
             for j in range(1, size):
                 code = (code << 6) | np.int64(data[i + j] & 63)
             i += size
-            rule, letter = (np.int64(rules[code]), np.int64(letters[code])) if code < len(rules) else (0, 1)
+            rule, letter = (np.int64(rules[code]), np.int64(letters[code])) if code < len(rules) else (np.int64(0), np.int64(1))
             if rule == _SPACE:
                 spaced = True
                 continue
             if _means(sign, opens, before, rule, letter > 0, spaced):
                 state = _mix(state + (np.uint64(seen) << _32) + np.uint64(held))
-            sign = 0
+            sign = np.int64(0)
             if _BETWEEN <= rule <= _BESIDE:
                 sign, opens, held = rule, spaced, marks[code]
             else:
@@ -140,7 +146,7 @@ def canonical_forms(batch: Batch) -> Any:
     """The digest of the canonical form of each text, (t, 2) uint64; of a text without words, of itself without white space."""
     import xxhash
 
-    marks = np.empty(len(batch.texts), np.uint64)
+    marks: Any = np.empty(len(batch.texts), np.uint64)
     _marked(np.ascontiguousarray(batch.texts.data), np.ascontiguousarray(batch.texts.starts), *_characters(), marks)
     form = text.digests(batch.words)
     form[:, 0] ^= marks
@@ -197,7 +203,7 @@ def conversations(rows: Rows | Batch, digests: Any, kept: Any, *, same_part: boo
 
     ``same_part``: what a message is for does not count, so that a chosen and a rejected answer may be equal.
     """
-    out = np.empty((len(rows.starts) - 1, 2), np.uint64)
+    out: Any = np.empty((len(rows.starts) - 1, 2), np.uint64)
     starts, part = rows.starts.astype(np.int64, copy=False), np.zeros_like(rows.part) if same_part else rows.part
     _conversations(starts, np.ascontiguousarray(kept), rows.role, part, rows.text, np.ascontiguousarray(digests), out)
     return out
@@ -325,7 +331,7 @@ class Conflicts:
 
     def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
         canonical = canonical_of(facts, rows)
-        last = np.full(rows.u, -1, np.int64)
+        last: Any = np.full(rows.u, -1, np.int64)
         answers = np.flatnonzero(rows.part == _ANSWER)
         last[rows.row_of[answers]] = answers  # of several the last
         before = (np.arange(len(rows.text)) < last[rows.row_of]) | (rows.part == _TOOLS)  # wherever they stand, they are read first
@@ -407,11 +413,11 @@ def _disagreements(row: Any, prompt: Any, said: Any, copies: Any) -> _Disagreeme
     weight = copies[row]
     agree = np.bincount(of, weights=weight, minlength=len(pair)).astype(np.int64)
     total = np.bincount(prompt, weights=weight, minlength=len(copies)).astype(np.int64)
-    first = row[at]  # the first row that says it
-    by_prompt = np.lexsort((first, of_prompt))
+    first: Any = row[at]  # the first row that says it
+    by_prompt: Any = np.lexsort((first, of_prompt))
     starts = np.searchsorted(of_prompt[by_prompt], prompt)
     several = np.flatnonzero(variants[prompt] > 1)
-    firsts = first[by_prompt]
+    firsts: Any = first[by_prompt]
     one, other = firsts[starts[several]], firsts[starts[several] + 1]  # the first two rows that disagree
     mine = first[of[several]]
     return _Disagreements(

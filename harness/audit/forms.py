@@ -4,7 +4,8 @@ A row that cannot be read, in whole or in part, comes out like any other, with i
 places, types and keys, never values: they may be shown to anybody.
 
 Forms: chat (``messages`` of OpenAI, ``conversations`` of ShareGPT), alpaca, completion (prompt and answer under many
-names), preference (chosen and rejected), text, evals (input and ideal, as in OpenAI's evals).
+names), preference (chosen and rejected), text, evals (input and ideal, as in OpenAI's evals), choice (question, choices
+and the answer, a text or its place among them), request (a prompt alone).
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ _KEYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("chat", ("messages",)), ("chat", ("conversations",)), ("chat", ("conversation",)),
     ("alpaca", ("instruction", "output")), ("alpaca", ("instruction", "response")),
     ("evals", ("input", "ideal")),
+    ("choice", ("question", "choices", "answer")),
     ("completion", ("prompt", "completion")), ("completion", ("prompt", "response")), ("completion", ("question", "answer")),
     ("completion", ("question", "response")), ("completion", ("query", "response")), ("completion", ("input", "output")),
     ("completion", ("input", "target")), ("completion", ("source", "target")), ("completion", ("prompt", "canonical_solution")),
-    ("text", ("text",)),
+    ("completion", ("prompt", "answer")), ("text", ("text",)), ("request", ("prompt",)),
 )  # fmt: skip
 """The keys a form is known by, the more telling first."""
 
@@ -420,6 +422,25 @@ def _evals(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem
     return messages
 
 
+def _choice(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem]) -> list[Message]:
+    choices, answer = row["choices"], row["answer"]
+    if type(choices) is not list or not all(type(choice) is str for choice in choices):
+        problems.append(("wrong_type", f"choices: {_TYPES.get(type(choices), 'a value')}, expected an array of texts"))
+        choices = []
+    if type(answer) is int:  # from 0
+        if not 0 <= answer < len(choices):
+            problems.append(("wrong_type", f"answer: a number, expected one of 0 to {len(choices) - 1}"))
+        answer = choices[answer] if 0 <= answer < len(choices) else ""
+    question = _side(row["question"], "question", _USER, _PROMPT, problems)
+    if len(question) == 1:
+        question = [(_USER, _PROMPT, "\n".join([question[0][2], *choices]))]
+    return question + _side(answer, "answer", _ASSISTANT, _ANSWER, problems)
+
+
+def _request(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem]) -> list[Message]:
+    return _side(row["prompt"], "prompt", _USER, _PROMPT, problems)
+
+
 def _text(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem]) -> list[Message]:
     return _side(row["text"], "text", _OTHER, _ANSWER, problems)
 
@@ -462,6 +483,7 @@ def _split_replies(chosen: str, rejected: str) -> tuple[list[Message], list[Mess
 
 _FORMS: Mapping[str, Callable[[Mapping[str, Any], tuple[str, ...], list[Problem]], list[Message]]] = {
     "chat": _chat, "alpaca": _alpaca, "completion": _completion, "preference": _preference, "text": _text, "evals": _evals,
+    "choice": _choice, "request": _request,
 }  # fmt: skip
 
 

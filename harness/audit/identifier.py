@@ -199,13 +199,12 @@ IDENTITY_WORDS = {kind: Words(ANY_IDENTITY, words) for kinds in IDENTITIES.value
 
 
 def _number(around: bytes, first: int, last: int, regions: tuple[str, ...]) -> Found:
-    taken: list[tuple[int, int]] = []
+    phone = True
     for look in (_iban_groups, _ipv4, _cards, _ssn, _identity):
         for found in look(around, first, last):
-            if not any(a < found[1] and found[0] < b for a, b in taken):
-                taken.append(found[:2])
-                yield found
-    if not taken:
+            phone = False
+            yield found
+    if phone:
         yield from _phones(around, first, last, regions)
 
 
@@ -395,7 +394,7 @@ def _numbered(number: str, regions: tuple[str, ...], context: bool) -> tuple[boo
         code = f"+{parsed.country_code}"
         if plan.is_valid_number(parsed):
             customary = american or groups == re.findall(r"\d+", plan.format_number(parsed, plan.PhoneNumberFormat.NATIONAL))
-            if region is None or customary or (context and digits >= 9 and len(groups) <= 5):
+            if region is None or (digits >= 9 and (customary or (context and len(groups) <= 5))):  # shorter ones are postcodes too
                 return True, code
         elif plan.is_possible_number(parsed) and possible is None and ((context and digits >= 9) or american):
             possible = False, f"{code}, not in use"

@@ -34,7 +34,7 @@ ROLES = ("system", "user", "assistant", "tool", "other")
 PARTS = ("prompt", "answer", "rejected", "tools", "meta")
 """What a message is for: read by the model, learned from, learned from as the worse one, tool definitions, kept beside."""
 
-FORMS = ("unreadable", "chat", "alpaca", "completion", "preference", "text", "evals")
+FORMS = ("unreadable", "chat", "alpaca", "completion", "preference", "text", "evals", "choice", "request")
 
 SCHEMA = pa.schema([
     ("row", DIGEST),  # of the raw bytes of the row

@@ -34,7 +34,7 @@ _FEW = 20  # texts
 
 @cache
 def _classes() -> Any:
-    table = np.full(_LAST, _OTHER, np.uint8)
+    table: Any = np.full(_LAST, _OTHER, np.uint8)
     for code in range(_LAST):
         char = chr(code)
         if char.isspace():
@@ -53,7 +53,7 @@ def _measure(data: Any, starts: Any, classes: Any, out: Any) -> None:  # pragma:
     """_FEATURES of each text: characters but spaces, those neither letter nor digit, longest run of one character, longest word."""
     for t in range(len(starts) - 1):
         solid, other = 0, 0
-        i, start, end, last = starts[t], starts[t], starts[t + 1], -1
+        i, start, end, last = starts[t], starts[t], starts[t + 1], np.int64(-1)
         run, best_run, run_at, best_run_at, best_run_end = 0, 0, start, start, start
         word, best_word, word_at, best_word_at, best_word_end = 0, 0, start, start, start
         while i < end:
@@ -99,7 +99,8 @@ def _repeated(hashes: Any, starts: Any, out: Any) -> None:  # pragma: no cover -
     room = 16
     while room < 2 * longest:
         room *= 2
-    table, owner = np.zeros(room, np.uint64), np.full(room, -1, np.int64)
+    table: Any = np.zeros(room, np.uint64)
+    owner: Any = np.full(room, -1, np.int64)
     for t in range(len(starts) - 1):
         n = starts[t + 1] - starts[t] - 2
         out[t, 0], out[t, 1] = max(n, 0), 0
@@ -143,7 +144,8 @@ class Outliers:
 
     def partial(self, batch: Batch) -> pa.Table:
         data, starts = batch.texts.data, np.ascontiguousarray(batch.texts.starts)
-        measured, grams = np.empty((len(batch.texts), len(_FEATURES)), np.int32), np.empty((len(batch.texts), 2), np.int32)
+        measured: Any = np.empty((len(batch.texts), len(_FEATURES)), np.int32)
+        grams: Any = np.empty((len(batch.texts), 2), np.int32)
         _measure(data, starts, _classes(), measured)
         _repeated(batch.words.hashes, batch.words.starts, grams)
         columns = {name: measured[:, i].copy() for i, name in enumerate(_FEATURES)} | {
@@ -153,13 +155,14 @@ class Outliers:
         return pa.table({"text": digest_array(batch.text_digests), **columns})
 
     def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
-        message = np.full(rows.t, -1, np.int64)  # the first that holds each text
+        message: Any = np.full(rows.t, -1, np.int64)  # the first that holds each text
         held = np.flatnonzero(spoken(rows) & (rows.part != _TOOLS))
         message[rows.text[held[::-1]]] = held[::-1]
         facts = facts.filter(pa.array(message[facts.column("text").to_numpy()] >= 0))
         value = {name: facts.column(name).to_numpy() for name in facts.column_names}
         first = message[value["text"]]
-        tables, summary = [no_findings()], {"texts": len(first)}
+        tables = [no_findings()]
+        summary: dict[str, Any] = {"texts": len(first)}
         for kind, (num, den, least, enough) in _KINDS.items():
             counted = np.ones(len(first), bool) if den is None else value[den] >= enough
             score = value[num] / np.maximum(value[den], 1) if den else value[num].astype(float)

@@ -252,7 +252,7 @@ class _Maker:
     shape: forms.Shape
     threshold: Fraction
     shingle: int
-    long_words: int
+    context: int
     phrases: Sequence[str]
     items: deque[tuple[str, str]]  # (label, text): each is planted whole once at most
     passages: Sequence[tuple[str, list[str]]]  # (label, words)
@@ -316,7 +316,7 @@ class _Maker:
     def exact_duplicate(self, donor: _Donor) -> _New | None:
         if self.rng.random() < 0.5 or len(donor.value) < 2:
             return _New(donor.raw, donor=donor.row)
-        return _New(orjson.dumps(dict(reversed(donor.value.items()))), donor=donor.row)  # other bytes, the same messages
+        return _New(orjson.dumps(dict(reversed([*donor.value.items()]))), donor=donor.row)  # other bytes, the same messages
 
     def canonical_duplicate(self, donor: _Donor) -> _New | None:
         made = donor.changed(lambda said, who: _loud(said) if who == "user" else said)
@@ -410,7 +410,7 @@ class _Maker:
     # the rest
 
     def over_long(self, donor: _Donor) -> _New | None:
-        return _New(self.says(donor, _sentences(self.rng, self.long_words // 8)))
+        return _New(self.says(donor, _sentences(self.rng, self.context // 8 + 1))) if self.context else None
 
     def loop(self, donor: _Donor) -> _New | None:
         return _New(self.says(donor, f"{_sentence(self.rng)} " * 12))
@@ -444,7 +444,7 @@ def _similarity(pair: Sequence[Sequence[str]], k: int) -> tuple[int, int]:
 
 KINDS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     # kind: check, its kinds, checks that may rightly find something besides, why it may not fit
-    "unreadable": ("schema", ("unreadable",), (), ""),
+    "unreadable": ("schema", ("unreadable",), ("lengths",), ""),  # it has none
     "empty_message": ("schema", ("empty_message",), ("conflicts", "preferences"), "rows of form text have one message"),
     "unknown_role": ("schema", ("unknown_role",), (), "rows have no roles"),
     "missing_answer": ("schema", ("no_answer",), ("preferences",), "rows have no answer"),
@@ -469,7 +469,7 @@ KINDS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "iban": ("private", ("iban", "possible iban"), (), ""),
     "secret": ("private", (), (), ""),
     "sensitive_phrase": ("sensitive", (), (), "no phrases were given"),
-    "over_long": ("lengths", (), ("outliers",), ""),
+    "over_long": ("lengths", ("over_context", "answer_truncated"), (), "no context was given"),
     "loop": ("outliers", ("repetition",), (), ""),
     "group_in_two_splits": ("splits", ("group_in_two_splits",), (), "rows have no group, or there is one file"),
     "chosen_is_rejected": ("preferences", ("equal",), (), "rows are no preference pairs"),
@@ -498,14 +498,14 @@ def plant(
     phrases: Sequence[str] = PHRASES,
     threshold: str = "4/5",
     shingle: int = 3,
-    long_words: int = 20_000,
+    context: int = 0,
     progress: Progress = lambda task, done, total: None,
 ) -> Plan:
     """Writes copies of the files, as JSONL, into ``folder``, with ``each`` rows of every kind put in (or ``rate`` of the rows, at least 1).
 
-    Positions and texts follow from ``seed`` and the data. ``references``: evaluation sets of which items are planted;
-    ``phrases``: sensitive ones. Near duplicates are at or above ``threshold`` in shingles of ``shingle`` words. A kind that
-    does not fit the data is in the plan's ``left_out``, with the reason.
+    Positions and texts follow from ``seed`` and the data. ``references``: evaluation sets of which items are planted; ``phrases``:
+    sensitive ones; ``context``: the tokens that a row may have, of which a word takes at least one. Near duplicates are at or above
+    ``threshold`` in shingles of ``shingle`` words. A kind that does not fit the data is in the plan's ``left_out``, with the reason.
     Raises AuditError for a kind that is none, files that cannot be read, or a copy that would overwrite its original.
     """
     for kind in kinds:
@@ -514,7 +514,7 @@ def plant(
     copies = _copies(files, folder)
     counts = [sum(len(chunk.raw) for chunk in rows.read([path])) for path in files]
     asked = each if each is not None else max(1, round(rate * sum(counts)))
-    maker = _maker(random.Random(f"{seed}"), shape or forms.Shape(), references, phrases, threshold, shingle, long_words)
+    maker = _maker(random.Random(f"{seed}"), shape or forms.Shape(), references, phrases, threshold, shingle, context)
     work = _Planting(maker, counts, dict.fromkeys(kinds, asked))
     for number, copy in enumerate(copies):
         with copy.open("wb") as out:
@@ -551,7 +551,7 @@ def _maker(
     phrases: Sequence[str],
     threshold: str,
     shingle: int,
-    long_words: int,
+    context: int,
 ) -> _Maker:
     """Items are planted by their longest text, and quoted from where it tells something."""
     texts = [(f"{reference.name}/{item.id}", max(item.texts, key=len, default="")) for reference in references for item in reference.items]
@@ -561,7 +561,7 @@ def _maker(
     rng.shuffle(whole)
     seen: set[str] = set()
     once = [(label, said) for label, said in whole if not (said in seen or seen.add(said))]  # type: ignore[func-returns-value]
-    return _Maker(rng, shape, Fraction(threshold), shingle, long_words, phrases, deque(once), telling)
+    return _Maker(rng, shape, Fraction(threshold), shingle, context, phrases, deque(once), telling)
 
 
 def _tells(words: Sequence[str]) -> bool:

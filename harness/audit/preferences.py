@@ -65,7 +65,7 @@ class Preferences:
             return _FACTS.empty_table()
         forms = canonical_forms(batch)
         is_blank = (forms == blank()).all(axis=1)[batch.text]
-        characters = np.empty(len(batch.texts), np.int64)
+        characters: Any = np.empty(len(batch.texts), np.int64)
         _characters(batch.texts.data, np.ascontiguousarray(batch.texts.starts), characters)
         words = np.diff(batch.words.starts)
         sides = {"prompt": batch.part == _PROMPT, "chosen": batch.part == _ANSWER, "rejected": batch.part == _REJECTED}
@@ -105,12 +105,15 @@ class Preferences:
         summary: dict[str, Any] = {
             "pairs": int(copies.sum()), "compared": int(copies[pairs].sum()), "rows_of_other_forms": rows.n - int(copies.sum()),
             **{kind: int(copies[found].sum()) for kind, (found, _) in kinds.items()}, "flipped": flipped,
-            "length": {m: _auc(*(facts.column(f"{side}_{m}").to_numpy()[pairs] for side in ("chosen", "rejected")), copies[pairs])
-                       for m in ("characters", "words")},
+            "length": {measure: self._length(facts, measure, pairs, copies) for measure in ("characters", "words")},
         }  # fmt: skip
         if not len(row):
             summary["not_evaluated"] = "no row is a preference pair"
         return Report(pa.concat_tables([*tables, flips]), summary)
+
+    def _length(self, facts: pa.Table, measure: str, pairs: Any, copies: Any) -> dict[str, Any]:
+        chosen, rejected = (facts.column(f"{side}_{measure}").to_numpy()[pairs] for side in ("chosen", "rejected"))
+        return _auc(chosen, rejected, copies[pairs])
 
     def _flips(
         self, prompt: Any, chosen: Any, rejected: Any, row: Any, copies: Any, rows: Rows, group: Group

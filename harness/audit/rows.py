@@ -351,9 +351,11 @@ def _array(pieces: Iterator[bytes], first: int, begin: int, after: re.Pattern[by
             place += len(element) + 1
             held, last = [], end + 1
         if state[3]:
-            rest = piece[last:] + b"".join(next(pieces, b"") for _ in range(2))
             yield rows()
-            if not after.fullmatch(rest):
+            rest = piece[last:]
+            while len(rest) < 4 * _PIECE and (more := next(pieces, b"")):
+                rest += more
+            if not after.fullmatch(rest) or next(pieces, b""):
                 raise _Broken(f"there is more after the array of rows, at byte {place}; expected one array of rows")
             return
         held.append(piece[last:])

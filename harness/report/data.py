@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from harness.report.datasets import Dataset, Kind, count, flagged, kinds_of, mapping
+from harness.report.datasets import Dataset, Kind, count, flagged, kinds_of, mapping, told
 from harness.report.markup import Html, claim_id, link, outcome_class, said, scroll, table
 from harness.report.text import DASH, SYMBOLS, number, span
 from harness.report.view import ClaimView, family_title
@@ -148,7 +148,7 @@ def _blocked(dataset: Dataset) -> str:
     cells = [[said(item, 120), *(_each(key, of) for key in ("kind", "partner", "detail"))] for item, of in rows[:_ROWS]]
     shown = table(f"Blocked rows of {dataset.name}", ("row", "why", "the other side", "detail"), cells, ("", "", "", "answer"))
     title = f"<h3>Blocked rows of {said(dataset.name, 80)}: {link(claims[0], claim_id(claims[0]))}</h3>"
-    return title + shown + _more(cells, len(rows), "rows")
+    return title + shown + _more(cells, max(len(rows), count(told(claims[0]).get("blocked")) or 0), "rows")
 
 
 _REASONS = 3  # of a row
@@ -193,23 +193,24 @@ def planted(datasets: Sequence[Dataset]) -> Html:
     cells = [[said(name, 80), *(_caught(kinds.get(name)) for _, kinds in proven)] for name in names[:_KINDS]]
     sums = [_sums(d, kinds) for d, kinds in proven]
     note = (
-        '<p class="small muted">Known defects are planted in a copy of the rows, and the same audit is run on it: found / planted. '
-        "A false alarm is a row of the clean twin with a finding that keeps it out.</p>"
+        '<p class="small muted">Known defects are planted in a copy of the rows, and the same audit is run on it: found / planted. A false '
+        "alarm is a finding that keeps a row out and that nobody planted; so is any in the clean twin, where nothing was.</p>"
     )
-    head = ("dataset", "planted", "found", "missed", "false alarms", "clean rows")
+    head = ("dataset", "planted", "found", "missed", "false alarms", "in rows", "in the clean twin", "in rows")
     by_kind = table("Planted defects by kind", ("kind", *(d.name for d, _ in proven)), cells, ("", *["num"] * len(proven)))
-    left = "".join(_not_planted(d) for d, _ in proven)
-    return Html(note + table("Planted defects", head, sums, ("", *["num"] * 5)) + by_kind + _more(cells, len(names), "kinds") + left)
+    left = "".join(_missed(d) + _not_planted(d) for d, _ in proven)
+    return Html(note + table("Planted defects", head, sums, ("", *["num"] * 7)) + by_kind + _more(cells, len(names), "kinds") + left)
 
 
 def _sums(dataset: Dataset, kinds: Mapping[str, tuple[int, int]]) -> list[Html]:
     proof = dataset.summary("proof")
     n, k = (sum(pair[i] for pair in kinds.values()) for i in (0, 1))
     missed = Html(f'<span class="unmet">✗ {n - k}</span>' if k < n else "0")
-    alarms = (Html(number(count(proof.get(key)))) for key in ("false_alarms", "rows"))
+    twin = mapping(proof.get("twin"))
+    alarms = (proof.get("false_alarms"), proof.get("rows"), twin.get("findings"), twin.get("rows"))
     claims = dataset.named("D5", "caught")
     name = link(claims[0], said(dataset.name, 80)) if claims else said(dataset.name, 80)
-    return [name, Html(number(n)), Html(number(k)), missed, *alarms]
+    return [name, Html(number(n)), Html(number(k)), missed, *(Html(number(count(n))) for n in alarms)]
 
 
 def _caught(pair: tuple[int, int] | None) -> Html:
@@ -218,6 +219,14 @@ def _caught(pair: tuple[int, int] | None) -> Html:
     n, k = pair
     sign = '<span class="met">✓</span>' if k == n else '<span class="unmet">✗</span>'
     return Html(f"{sign} {number(k)} / {number(n)}")
+
+
+def _missed(dataset: Dataset) -> str:
+    """The planted rows that were not found, by name."""
+    missed = [s.item for c in dataset.named("D5", "caught") for s in c.samples if s.value != 1]
+    more = f" and {number(len(missed) - _ROWS)} more" if len(missed) > _ROWS else ""
+    names = ", ".join(said(item, 120) for item in missed[:_ROWS])
+    return f'<p class="small">Missed in {said(dataset.name, 80)}: {names}{more}.</p>' if missed else ""
 
 
 def _not_planted(dataset: Dataset) -> str:

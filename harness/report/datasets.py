@@ -77,12 +77,20 @@ def told(claim: ClaimView) -> Mapping[str, Any]:
 
 
 def datasets_of(run: RunView) -> list[Dataset]:
-    """The datasets that claims of an audit speak about; none where only bytes were compared."""
+    """The datasets that claims of an audit speak about, those that fail one first; none where only bytes were compared."""
     groups: dict[str, list[ClaimView]] = {}
     for claim in run.claims:
-        if _FAMILY.fullmatch(claim.family) and claim.params:
-            groups.setdefault(claim.params[0], []).append(claim)
-    return [Dataset(name, tuple(claims)) for name, claims in groups.items() if any(c.family != "R5" for c in claims)]
+        name = claim.params[0] if claim.params else _subject(claim)
+        if _FAMILY.fullmatch(claim.family) and name:
+            groups.setdefault(name, []).append(claim)
+    found = [Dataset(name, tuple(claims)) for name, claims in groups.items() if any(c.family != "R5" for c in claims)]
+    return sorted(found, key=lambda d: all(c.outcome not in ("fails", "error", "lost") for c in d.claims))
+
+
+def _subject(claim: ClaimView) -> str:
+    """Of a claim about no dataset of the run: what it was measured on."""
+    first = next(iter(mappings(mapping(claim.measurement).get("subjects"))), {})
+    return str(first.get("name") or "")
 
 
 def flagged(claim: ClaimView) -> list[tuple[str, list[Mapping[str, Any]]]]:

@@ -129,7 +129,7 @@ def _data(run: RunView) -> str:
 
 def _dataset(dataset: Dataset) -> list[str]:
     others = [c for c in dataset.claims if c.outcome != "holds"]
-    shown = [f"{SYMBOLS.get(c.outcome, '·')} {escape(c.id.partition('[')[0], 60)} {figure_of(c)[0]}".rstrip() for c in others[:_TOLD]]
+    shown = [_other(c) for c in others[:_TOLD]]
     more = [f"{len(others) - _TOLD} more"] if len(others) > _TOLD else []
     kinds = proofs(dataset).values()
     alarms = count(dataset.summary("proof").get("false_alarms"))
@@ -137,6 +137,11 @@ def _dataset(dataset: Dataset) -> list[str]:
     holding = f"{len(dataset.claims) - len(others)} of {len(dataset.claims)}"
     told = found + (f"; {alarms} false alarms" if kinds and alarms is not None else "")
     return [escape(dataset.name, 80), number(dataset.rows), number(dataset.distinct), holding, ", ".join([*shown, *more]) or DASH, told]
+
+
+def _other(claim: ClaimView) -> str:
+    name = " ".join((claim.id.partition("[")[0], *claim.params[1:]))
+    return f"{SYMBOLS.get(claim.outcome, '·')} {escape(f'{name} {figure_of(claim)[0]}'.rstrip(), 80)}"
 
 
 def _failing(run: RunView) -> str:

@@ -13,7 +13,8 @@ from harness.report.data import percent
 from harness.report.datasets import PROOFS, Dataset, count, mapping, mappings
 from harness.report.markup import Html, claim_id, link, said, scroll, table
 from harness.report.text import DASH, number
-from harness.report.view import ClaimView, finite
+from harness.report.view import finite
+from harness.types import Sample
 
 __all__ = ["clusters", "leaks", "lengths"]
 
@@ -99,7 +100,7 @@ def _quantile(told: Mapping[str, Any], key: str) -> Html:
 
 def _over(n: Any, share: Any) -> Html:
     shown = finite(share)
-    return Html(number(count(n)) + (f'<span class="sub">{percent(shown)}</span>' if shown is not None else ""))
+    return Html(number(count(n)) + (f'<span class="sub">{escape(percent(shown))}</span>' if shown is not None else ""))
 
 
 def _basis(told: Mapping[str, Any], dataset: Dataset) -> Html:
@@ -134,7 +135,7 @@ def _clusters(dataset: Dataset) -> str:
     if not drawn and not rows:
         return ""
     panels = _panels([scroll(one, f"Clusters of {dataset.name}") for one in drawn])
-    head = ("kind", "rows", "first row", "least similarity", "note")
+    head = ("kind", "rows", "first row, from 0", "least similarity", "note")
     inner = table(f"Largest clusters of {dataset.name}", head, rows, ("", "num", "num", "num", "")) if rows else ""
     return f"<h3>{said(dataset.name, 80)}</h3>{panels}{inner}{_template(near)}"
 
@@ -246,20 +247,19 @@ def _leaked(dataset: Dataset) -> str:
     found = [(c, s) for c in dataset.named("D2", "leakage") for s in c.samples if s.value != 1]
     if not found:
         return ""
-    order = sorted(found, key=lambda pair: (_strength(pair[1].detail.get("proof")), pair[1].item))
-    rows = [
-        [_set(c), said(s.item, 120), *(said(s.detail[k], 60) if k in s.detail else Html(DASH) for k in _SHOWN)] for c, s in order[:_ROWS]
-    ]
-    shown = table(f"Leaked items in {dataset.name}", ("claim", "item", *_SHOWN.values()), rows, ("small", "", "", "num", "num", "num"))
+    order = sorted(found, key=lambda pair: (_strength(mapping(pair[1].detail).get("proof")), pair[1].item))
+    rows = [[link(c, claim_id(c)), said(s.item, 120), *(_shown(s, key) for key in _SHOWN)] for c, s in order[:_ROWS]]
+    shown = table(f"Leaked items in {dataset.name}", ("claim", "item", *_SHOWN), rows, ("small", "", "", "num", "num", "num"))
     more = f'<p class="small muted">{len(rows)} of {number(len(order))} leaked items.</p>' if len(rows) < len(order) else ""
     return f"<h3>Leaked items in {said(dataset.name, 80)}</h3>{shown}{more}"
 
 
-_SHOWN = {"proof": "proof", "line": "line", "score": "score", "rows": "rows"}
+_SHOWN = ("proof", "line", "score", "rows")
 
 
-def _set(claim: ClaimView) -> Html:
-    return link(claim, claim_id(claim))
+def _shown(sample: Sample, key: str) -> Html:
+    value = mapping(sample.detail).get(key)
+    return Html(DASH) if value is None else said(value, 60)
 
 
 def _strength(proof: Any) -> int:

@@ -200,6 +200,6 @@ DATA = (
     )
     + """
 .heat .sub{color:inherit}
-@media (max-width:600px){.datasets tbody th,.heat tbody th{min-width:5.5rem;max-width:7.5rem;overflow-wrap:anywhere}}
+@media (max-width:600px){.datasets tbody th,.heat tbody th{min-width:6.5rem;max-width:8.5rem;overflow-wrap:anywhere}}
 """
 )

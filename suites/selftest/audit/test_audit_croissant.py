@@ -33,6 +33,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "preference": [{"prompt": "p", "chosen": "a", "rejected": f"{i}"} for i in range(2)],
     "text": [{"text": f"{i}"} for i in range(2)],
     "evals": [{"input": [{"role": "user", "content": f"{i}"}], "ideal": "x"} for i in range(2)],
+    "choice": [{"question": "q", "answer": f"{i}"} for i in range(2)],
+    "request": [{"prompt": f"{i}"} for i in range(2)],
 }
 
 

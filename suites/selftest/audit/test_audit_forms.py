@@ -94,6 +94,8 @@ def test_every_form_with_any_texts(a, b, c):
             ({"input": a, "target": {"b": 1, "a": b}}, [asked, ("assistant", "answer", forms._canonical({"a": b, "b": 1}))]),
             ({"prompt": said_so[:1], "completion": said_so[1:]}, both),
         ],
+        "choice": [({"question": a, "choices": [b, c], "answer": 0}, [("user", "prompt", f"{a}\n{b}\n{c}"), answered])],
+        "request": [({"prompt": a}, [asked])],
         "preference": [
             ({"prompt": a, "chosen": b, "rejected": c}, [*both, ("assistant", "rejected", c)]),
             ({"chosen": said_so, "rejected": [said_so[0], {"role": "assistant", "content": c}]}, [*both, ("assistant", "rejected", c)]),
@@ -203,6 +205,14 @@ def test_names_groups_and_labels():
         ["true", '{"b":[1]}', None],
     ]
     assert parse([rb'{"id":"\ud800"}']).column("id").to_pylist() == ["\\ud800"]
+
+
+def test_what_stands_beside_a_plain_chat():
+    row = chat(("user", "a"), ("assistant", "b"))
+    plain = one(row)[1]
+    assert one({**row, "system": "s"})[1] == one({**row, "system_prompt": "s"})[1] == [("system", "prompt", "s"), *plain]
+    assert one({**row, "tools": "[]"})[1] == [*plain, ("other", "tools", "[]")]
+    assert one({**row, "chosen": "c", "rejected": "r"})[0] == "preference"
 
 
 def test_a_form_that_was_named_is_kept_to():
@@ -359,3 +369,25 @@ def test_equal_values_have_one_text(value):
     if not any(math.isnan(one) for one in [value] if isinstance(one, float)):
         shuffled = json.loads(json.dumps(value), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
         assert forms._canonical(json.loads(json.dumps(value))) == forms._canonical(shuffled)
+
+
+def test_a_choice_is_asked_with_its_choices_and_answered_by_its_text():
+    rows = [
+        {"question": "Which?", "choices": ["this", "that"], "answer": 1},
+        {"question": "Which?", "choices": ["this", "that"], "answer": "this"},
+        {"question": "Which?", "choices": ["this", "that"], "answer": 2},
+        {"question": "Which?", "choices": "this", "answer": 0},
+    ]
+    raw = [orjson.dumps(row) for row in rows]
+    record = parse(raw)
+    texts = [[message["text"] for message in row] for row in record.column("messages").to_pylist()]
+    assert texts[:2] == [[b"Which?\nthis\nthat", b"that"], [b"Which?\nthis\nthat", b"this"]]
+    kinds = [[problem["kind"] for problem in row] for row in record.column("problems").to_pylist()]
+    assert kinds == [[], [], ["wrong_type"], ["wrong_type", "wrong_type"]]
+
+
+def test_a_prompt_alone_is_a_request():
+    raw = [b'{"id": "a", "prompt": "Do it."}']
+    record = parse(raw)
+    assert FORMS[record.column("form")[0].as_py()] == "request"
+    assert [m["text"] for m in record.column("messages")[0].as_py()] == [b"Do it."]

@@ -34,8 +34,8 @@ def counted(*texts):
     ("text", "script"),
     [
         ("Straßenbahnœuvre", "latin"), ("ｗｉｄｅ", "latin"), ("Съешь", "cyrillic"), ("ξεσκεπάζω", "greek"), ("漢字々", "han"),
-        ("ひらがなカタカナー", "kana"), ("한국어", "hangul"), ("العربية", "arabic"), ("עברית", "hebrew"), ("नमसत", "devanagari"), ("ภาษาไทย", "thai"),
-        ("ქართული", "other letters"),
+        ("ひらがなカタカナー", "kana"), ("한국어", "hangul"), ("العربية", "arabic"), ("עברית", "hebrew"), ("नमसत", "devanagari"),
+        ("ภาษาไทย", "thai"), ("ქართული", "other letters"),
         ("0९５", "digits"), (" \t.,!—“”😀\ud800\u0301€", "signs"),
     ],
 )  # fmt: skip

@@ -70,8 +70,8 @@ def audited(files, group=""):
 def test_every_planted_row_is_found_and_nothing_else_is(form, tmp_path):
     files = data(tmp_path / "data", form, files=2)
     shape = Shape(group="user")
-    plan = plant.plant(files, tmp_path / "copy", each=3, shape=shape, references=[GOLD], long_words=800)
-    assert set(plan.left_out) == DO_NOT_FIT[form]
+    plan = plant.plant(files, tmp_path / "copy", each=3, shape=shape, references=[GOLD])
+    assert set(plan.left_out) == {"over_long"} | DO_NOT_FIT[form]
     clean, found = audited(files, "user"), audited(plan.files, "user")
     assert clean.num_rows == 0
     for kind, told in plant.recall(plan, found).items():
@@ -84,7 +84,9 @@ def test_every_planted_row_is_found_and_nothing_else_is(form, tmp_path):
 def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     files = data(folder / "data", "chat", n=200, files=2)
-    return files, plant.plant(files, folder / "copy", each=4, shape=Shape(group="user"), references=[GOLD], phrases=["the phrase"], seed=7)
+    return files, plant.plant(
+        files, folder / "copy", each=4, shape=Shape(group="user"), references=[GOLD], phrases=["the phrase"], context=2048, seed=7
+    )
 
 
 def lines(paths):
@@ -145,7 +147,7 @@ def what_it_says(one, row, partner):
         "iban": lambda: "IBAN" in text,
         "secret": lambda: len(text.split("ghp_")[1].split()[0]) == 36,
         "sensitive_phrase": lambda: "the phrase" in text,
-        "over_long": lambda: len(canonical(text)) > 20_000,
+        "over_long": lambda: len(canonical(text)) > 2048,
         "loop": lambda: len(set(forms[0])) <= 8 and len(forms[0]) == 96,
         "group_in_two_splits": lambda: row["user"] == partner["user"] and one.file == 1,
     }[one.kind]()
@@ -180,7 +182,7 @@ def quoted(text, item, n):
 
 def test_the_copy_follows_from_data_and_seed(planted, tmp_path):
     files, plan = planted
-    given = {"each": 4, "shape": Shape(group="user"), "references": [GOLD], "phrases": ["the phrase"]}
+    given = {"each": 4, "shape": Shape(group="user"), "references": [GOLD], "phrases": ["the phrase"], "context": 2048}
     again = plant.plant(files, tmp_path / "again", seed=7, **given)
     other = plant.plant(files, tmp_path / "other", seed=8, **given)
     assert lines(again.files) == lines(plan.files) != lines(other.files) and again.planted == plan.planted

@@ -217,7 +217,7 @@ def test_marks_of_byte_order(tmp_path):
 
 
 def test_broken_bytes_stay_as_they_are(tmp_path):
-    lines = [b'{"a":"\xff"}', b"\0\0", b"{", b'{"a":1}{"a":2}', b"\xed\xa0\x80"]
+    lines = [b'{"a":"\xff"}', b"\0\0", b"{", b'{"a":1}{"a":2}', b"\xed\xa0\x80", b"\x0b1\x0c"]
     assert raw_of(written(tmp_path, b"\n".join(lines))) == lines
     assert raw_of(written(tmp_path, b"[{,1,,]", "a.jsonl")) == [b"[{,1,,]"]
 
@@ -226,6 +226,14 @@ def test_broken_elements_stay_rows(tmp_path):
     found = whole(written(tmp_path, b'[{"a":1},, nonsense ,{"b":"]"},]', "a.json"))
     assert [raw for _, _, raw in found] == [b'{"a":1}', b"", b"nonsense", b'{"b":"]"}', b""]
     assert [line for line, _, _ in found] == [1, 2, 3, 4, 5]
+
+
+def test_what_comes_after_an_array_is_read_to_the_end(tmp_path):
+    assert raw_of(written(tmp_path, b"[1]" + b"\n" * (3 << 20), "a.json")) == [b"1"]
+    with pytest.raises(AuditError, match=r"more after the array of rows, at byte 3; expected .*; 1 rows"):
+        whole(written(tmp_path, b"[1]" + b"\n" * (3 << 20) + b"[2]", "a.json"))
+    with pytest.raises(AuditError, match="too early"):  # the last bytes of gzip say whether all is there
+        whole(written(tmp_path, gzip.compress(b"[1]")[:-3], "a.json.gz"))
 
 
 def test_rows_that_do_not_fit_their_header(tmp_path):
@@ -275,6 +283,13 @@ def test_lines_lost_by_the_reader_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "_blocks", lambda pieces, size: (piece[: len(piece) // 2] for piece in pieces))
     with pytest.raises(AuditError, match=r"told apart.*counted"):
         whole(written(tmp_path, b"1\n2\n3\n4\n"))
+
+
+def test_rows_of_parquet_lost_by_the_reader_are_noticed(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "data.parquet")
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda file, batch_size: iter([pa.record_batch({"text": ["a"]})]))
+    with pytest.raises(AuditError, match="Parquet of 2 rows by its footer, 1 in it; 1 rows were read before"):
+        whole(tmp_path / "data.parquet")
 
 
 def test_progress_is_told(tmp_path):

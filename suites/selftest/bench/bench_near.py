@@ -25,12 +25,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.audit import join, model, text
+from harness.audit import join, run, text
 from harness.audit.join import Sets
 from harness.audit.model import Texts
 from harness.audit.near import Near
-
-from ..audit.making import batch, rows_of
 
 pytestmark = pytest.mark.selftest
 
@@ -149,15 +147,12 @@ class Truth:
 # --- the tools ------------------------------------------------------------------------------------
 
 
-def audit(documents):
-    """The whole check: facts, clusters, leaders, least similarities, findings."""
-    made = batch([[("user", "prompt", one)] for one in documents])
-    rows = rows_of(made)
+def audit(path, n):
+    """The audit of the file with this one check: reading, facts, clusters, leaders, least similarities, findings."""
+    check = Near(k=K, threshold=f"{NUM}/{DEN}", common=n)  # no template: all tools see the same
     began = time.perf_counter()
-    check = Near(k=K, threshold=f"{NUM}/{DEN}", common=len(documents))
-    facts = model.numbered(model.merge([check.partial(made)], "text"), "text", rows.text_digests)
-    report = check.finish(facts, rows, model.in_turn)
-    return time.perf_counter() - began, report
+    made = run.audit(run.Dataset("documents", (path,)), [check])
+    return time.perf_counter() - began, made.reports["near"]
 
 
 WORD = re.compile(r"\w+")
@@ -202,7 +197,7 @@ def with_datasketch(documents):
 TEXT_DEDUP = """
 import sys, json
 from datasets import load_from_disk
-json.dump(load_from_disk(sys.argv[1])["doc"], open(sys.argv[2], "w"))
+json.dump(list(load_from_disk(sys.argv[1])["doc"]), open(sys.argv[2], "w"))
 """
 
 DATATROVE = """
@@ -280,9 +275,9 @@ def timed(work, *given):
 
 
 def test_near_duplicates(documents, folder, capsys):
-    audit(documents[:100])  # machine code is compiled once
+    audit(folder / "small" / "data.jsonl", SMALL)  # machine code is compiled once
     truth, small = Truth(documents), Truth(documents[:SMALL])
-    seconds, report = audit(documents)
+    seconds, report = audit(folder / "all" / "data.jsonl", truth.n)
     assert report.summary["in_clusters"] == truth.rows.sum()
 
     def show(line):
@@ -305,7 +300,7 @@ def test_near_duplicates(documents, folder, capsys):
         spent, gone = with_text_dedup(folder, truth.n)
         show(truth.line("text-dedup, 2 processes", spent, seconds, gone=gone))
     if has("datatrove"):
-        less, report = audit(documents[:SMALL])
+        less, report = audit(folder / "small" / "data.jsonl", small.n)
         assert report.summary["in_clusters"] == small.rows.sum()
         spent, gone = with_datatrove(folder, small.n)
         i, j = np.divmod(small.pairs, small.n)

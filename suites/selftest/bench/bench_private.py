@@ -1,7 +1,7 @@
 """Recall, precision and speed of the search for personal data, beside presidio and scrubadub on the same sentences.
 
     pytest suites/selftest/bench/bench_private.py -s --benchmark-columns=mean
-    RIVAL_PYTHON=/path/to/python ...           an environment that has presidio-analyzer, spacy, scrubadub
+    RIVAL_PYTHON=rivals/bin/python pytest ...     an environment that has presidio-analyzer, spacy, scrubadub
 
 Sentences: the 210 templates of presidio-evaluator (MIT, found where the package is installed) filled by Faker with a fixed seed, so
 that every span is known. Templates whose SHA-256 is even were seen while the patterns were written; the odd half was kept aside, and
@@ -177,7 +177,7 @@ def test_ours(benchmark, locale, which):
     benchmark.extra_info |= told(f"ours, {locale}, {which}", score(labels, found), rate)
     sure, _ = ours(labels, confirmed_only=True)
     benchmark.extra_info["confirmed"] = told(f"  confirmed, {locale}, {which}", score(labels, sure), rate)
-    assert sum(len(spans) for _, spans in labels) > 500
+    assert sum(len(spans) for _, spans in labels) > 300
 
 
 @pytest.mark.parametrize("which", HALVES)

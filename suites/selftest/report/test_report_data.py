@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Iterable
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import evidence, report
+from harness import report
 from harness.bounds import at_least, at_most, identical
 from harness.judge import not_evaluated
 from harness.report import markdown, view
-from harness.report.bars import Histogram, histogram
-from harness.report.data import planted
+from harness.report.bars import Histogram
+from harness.report.data import findings, overview, planted
 from harness.report.datasets import datasets_of, kinds_of
 from harness.report.html import render
+from harness.report.spread import clusters, leaks
+from harness.report.spread import lengths as lengths_of
 from harness.report.view import ClaimView, RunView
 from harness.types import Claim, Measurement, Sample, Subject
 from suites.selftest.report.conftest import Folder
@@ -115,10 +120,10 @@ DUPLICATES = {
 }  # fmt: skip
 
 PROOF = {
-    "kinds": {kind: {"planted": 20, "found": 20} for kind in ("duplicates.exact", "near.near", "schema.unreadable", "private.email")}
-    | {"leakage.8-gram": {"planted": 20, "found": 18}},
-    "not_planted": {"splits.row_in_two_splits": "the dataset has one split"},
-    "false_alarms": 2, "rows": 20_000,
+    "kinds": {kind: {"planted": 20, "found": 20} for kind in ("exact_duplicate", "near_duplicate", "unreadable", "email")}
+    | {"leaked_item": {"planted": 20, "found": 18}},
+    "not_planted": {"row_in_two_splits": "the dataset has one split"},
+    "false_alarms": 2, "rows": 620, "twin": {"rows": 500, "findings": 0},
 }  # fmt: skip
 
 
@@ -152,15 +157,15 @@ def add_large(run: Folder, name: str = "train") -> None:
     mail = [finding("private", "email", message=1, start=4, end=20, detail="j***@e***.com"), finding("private", "iban", detail="DE**")]
     private = {"confirmed": {"email": {"findings": 14, "rows": 12}, "iban": {"findings": 1, "rows": 1}},
                "possible": {"phone": {"findings": 310, "rows": 290}}, "texts": 300}  # fmt: skip
-    _add(run, Claim(f"D4.personal[{name}]", "no personal data", identical()), rows_of(n, mail, 0.0), name, private=private)
-    _add(run, Claim(f"D4.secrets[{name}]", "no secret", identical()), rows_of(n, [], 0.0), name, private=private)
+    _add(run, Claim(f"D4.private[{name}]", "nothing private", identical()), rows_of(n, mail, 0.0), name, private=private)
     canaries = tuple(Sample(f"c-{i}", float(i != 3)) for i in range(400))
     _add(run, Claim(f"D4.canaries[{name}]", "planted canaries are found", at_least(0.95)), canaries, name)
-    caught = tuple(Sample(f"p-{i}", float(i > 1)) for i in range(100))
+    caught = tuple(Sample(f"leaked_item, line {7 * i}", float(i > 1), detail={"check": "leakage"}) for i in range(100))
     _add(run, Claim(f"D5.caught[{name}]", "each planted row is caught", identical()), caught, name, proof=PROOF)
     _add(run, Claim(f"D5.quiet[{name}]", "clean rows pass", at_most(1e-4), **share), rows_of(20_000, near[:2], 1.0), name, proof=PROOF)
     blocked = [*exact[:2], *near[:2], *mail, *over[:2]] * 4
-    _add(run, Claim(f"D5.blocked[{name}]", "five rows to look at", at_least(0), "exact"), rows_of(n, blocked, 1.0), name)
+    places = tuple(Sample(f"raw.jsonl:{9 * i + 4}", 4711.0, detail={"findings": [f]}) for i, f in enumerate(blocked))
+    _add(run, Claim(f"D5.blocked[{name}]", "five rows to look at", at_least(5), "exact"), places, name, blocked=4711, slipped=0)
     kinds = {
         "no_answer": {"severity": "violation", "rows": 3, "findings": 3},
         "unusual_order": {"severity": "remark", "rows": 4, "findings": 5},
@@ -191,11 +196,20 @@ def add_small(run: Folder, name: str, rows: int = 900) -> None:
     _add(run, Claim(f"D6.schema[{name}]", "well formed", identical()), rows_of(rows, [], 0.0), name, schema={"kinds": {}}, rows=rows)
     claim = Claim(f"D7.disjoint[{name}]", "splits are disjoint", identical())
     run.add(claim, verdict=not_evaluated(claim, "splits", "one split"))
-    facts = tuple(Sample(key, float(key != "licence"), detail={"stated": ""}) for key in ("source", "licence", "version", "changes"))
+    facts = tuple(
+        Sample(key, float(key != "licence" or name != "addresses_train"), detail={"stated": ""})
+        for key in ("source", "licence", "version", "changes")
+    )
     _add(run, Claim(f"D9.described[{name}]", "it is said what the data are", identical()), facts, name, rows=rows)
     _add(
         run, Claim(f"R5.bytes[{name}]", "the same bytes", identical()), (Sample("declared", 1.0, detail={"sha256": "ab"}),), name, rows=rows
     )
+
+
+def add_detector(run: Folder) -> None:
+    """A claim about the scan itself, on sentences of its own."""
+    claim = Claim("D4.precision", "what is called private is", at_least(0.95))
+    run.add(claim, Measurement("called", tuple(Sample(f"s-{i}", 1.0) for i in range(200)), (Subject("labelled", "data", "x", "cd" * 32),)))
 
 
 def data_run(path: Path, *, small: tuple[str, ...] = ("addresses_train", "calibration_addresses")) -> Path:
@@ -203,6 +217,7 @@ def data_run(path: Path, *, small: tuple[str, ...] = ("addresses_train", "calibr
     add_large(run)
     for name in small:
         add_small(run, name)
+    add_detector(run)
     return run.close()
 
 
@@ -212,3 +227,323 @@ def audited(tmp_path_factory) -> Path:
     run = data_run(tmp_path_factory.mktemp("data") / "run")
     report.write(run)
     return run
+
+
+def section(text: str, key: str) -> str:
+    return re.search(rf'<section aria-labelledby="{key}">.*?</section>', text, re.S)[0]
+
+
+def words(html: str) -> str:
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", html)))
+
+
+def lines(html: str) -> list[list[str]]:
+    """The cells of each line of the tables."""
+    return [[words(c).strip() for c in re.findall(r"<t[hd][ >].*?</t[hd]>", row, re.S)] for row in re.findall(r"<tr>.*?</tr>", html, re.S)]
+
+
+def line(html: str, *begin: str) -> list[str]:
+    (found,) = [cells for cells in lines(html) if tuple(cells[: len(begin)]) == begin]
+    return found
+
+
+# --- the whole page -------------------------------------------------------------------------------
+
+
+def test_sections_stand_before_the_claims_and_the_page_is_sound(audited):
+    text = (audited / "report.html").read_text("utf-8")
+    page = Page(text)
+    assert page.wrong == page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert tuple(i for i in page.ids if i in (*SECTIONS, "claims")) == (*SECTIONS, "claims")
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert len(page.images) > 3 + 3  # beside small ones in the table of claims
+    assert all(image["role"] == "img" and len(image["aria-label"] or "") > 20 for image in page.images)
+    assert not page.tags & {"script", "img", "link"}
+    assert "url(" not in text
+
+
+def test_families_of_data_come_first_and_have_titles(audited):
+    families = [name for name, _ in view.load(audited).families]
+    assert families == ["D1", "D2", "D3", "D4", "D5", "D6", "D7", "D9", "R5"]
+    assert all(view.family_title(f"D{i}") for i in range(1, 10))
+    summary = (audited / "summary.md").read_text("utf-8")
+    assert summary.index("## Data") < summary.index("## What does not hold") < summary.index("## D1 · Duplicates")
+
+
+def test_rendering_again_gives_the_same_bytes(audited):
+    before = {name: (audited / name).read_bytes() for name in ("report.html", "summary.md")}
+    report.write(audited)
+    assert {name: (audited / name).read_bytes() for name in before} == before
+
+
+def test_without_claims_about_data_nothing_is_added(folder):
+    run = folder()
+    run.add(Claim("Q1.flips[a,b]", "x", at_most(0.5)), Measurement("m", (Sample("a", 0.0),)))
+    run.add(Claim("R5.bytes[train]", "the same bytes", identical()), Measurement("m", (Sample("a", 1.0),)))
+    text, summary = both(run.close())
+    assert not set(SECTIONS) & set(Page(text).ids)
+    assert ".datasets" not in text
+    assert "## Data" not in summary
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def test_every_claim_has_a_cell_that_leads_to_it(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "data")
+    run = view.load(audited)
+    anchors = set(Page(part).links)
+    several = [c for c in run.claims if c.name == "leakage"]
+    assert anchors >= {f"#{c.anchor}" for c in run.claims if c not in several}
+    assert len(anchors & {f"#{c.anchor}" for c in several}) == 1  # sets share a cell; it leads to one that fails
+    assert {f"#{c.anchor}" for c in several if c.outcome == "fails"} & anchors
+
+
+def test_overview_says_rows_sizes_and_the_number_that_matters(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "data")
+    (head,) = [cells for cells in lines(part) if "canonical" in cells]
+    (row,) = [cells for cells in lines(part) if cells[0].startswith("train")]
+    cells = dict(zip(head, row[1:], strict=True))
+    assert row[0] == "train 938,548 rows 796,398 distinct 685.0 MB"
+    assert cells["exact"] == "✗ 15.1% 142,150"
+    assert cells["canonical"] == "✓ < 0.01% 5"
+    assert cells["leakage"] == "✗ 75 1 of 3 hold"
+    assert cells["canaries"] == "✓ 99.8% 399 of 400"
+    assert cells["blocked"] == "✓ 4711"
+    assert cells["schema"] == "✗ 3"
+    assert cells["disjoint"] == cells["precision"] == "–"
+    small = [f"{name} 900 rows 772 distinct" for name in ("addresses_train", "calibration_addresses")]
+    assert [row[0] for row in lines(part)[2:]] == [small[0], row[0], small[1], "labelled"]  # what fails stands first
+
+
+def test_lengths_say_what_they_rest_on(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "lengths")
+    (told,) = [r["measurement"]["conditions"]["lengths"] for r in records(audited) if r["claim"]["id"] == "D3.context[train]"]
+    tokens, chars = told["tokens"], told["chars"]
+    row = line(part, "train", "tokens")
+    assert row[5:] == [f"{tokens['max']:,}", "2048", "9 < 0.01%", "3", "12,436 of 796,398 a sample, 95% intervals"]
+    assert row[2] == f"{tokens['p50']} [{', '.join(map(str, tokens['p50_interval']))}]"
+    assert line(part, "train", "characters")[2:4] == [str(chars["p50"]), str(chars["p95"])]
+    assert line(part, "addresses_train", "tokens")[-1] == "every distinct row"
+    drawn = [i["aria-label"] for i in Page(part).images]
+    assert drawn[-1] == f"train, by tokens in a row. p50 {tokens['p50']}, p95 {tokens['p95']}, context 2048, " + ", ".join(
+        f"{name} {n}" for name, n in (("p99", tokens["p99"]), ("most", f"{tokens['max']:,}"))
+    )
+
+
+def test_clusters_are_counted_and_chains_named(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "clusters")
+    assert line(part, "near", "1204") == ["near", "1204", "4411", "0.4483 13/29", "a chain; 3 stay"]
+    assert line(part, "near", "31")[-1] == ""
+    assert "the limit is 8" in line(part, "near", "30")[-1]
+    assert [i["aria-label"].partition(". ")[2] for i in Page(part).images] == [
+        "2: 70,000, 3–4: 19,000, 5–8: 1000, 513–1024: 1", "2: 71,000, 3–4: 19,100, 5–8: 1100",
+        "2–3: 17,210, 4–7: 2400, 8–15: 612, 16–31: 150, 1024–2047: 1",
+    ]  # fmt: skip
+    assert "5211 of 41,200,113 different word triples stand in more than 1000 conversations" in words(part)
+    assert "No two rows alike: addresses_train , calibration_addresses" in words(part)
+
+
+def test_the_map_says_items_files_and_the_strongest_proof(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "leaks")
+    assert line(part, "set") == ["set", "train", "train train-00.jsonl", "train train-01.jsonl"]
+    assert line(part, "addresses") == ["addresses", "3 / 560 equal", "3 / 560", "0 / 560"]
+    assert line(part, "commonsense") == ["commonsense", *["0 / 1183"] * 3]
+    assert line(part, "boolq_validation")[1:] == ["2510 / 3270 equal", "2490 / 3270", "20 / 3270"]
+    assert re.findall(r'class="num (h\d)"', part) == ["h1", "h1", "h0", "h4", "h4", "h1", "h0", "h0", "h0"]
+    found = [row for row in lines(part) if row[0].startswith("D2.leakage")]
+    assert len(found) == 20
+    assert found[0] == ["D2.leakage [train, addresses]", "addresses/i-0001", "equal", "101", "9/9", "2"]
+    assert "20 of 75 leaked items" in part
+    assert "118 runs of eight words and 4 texts" in words(part)
+    assert line(part, "answer with yes or no and nothing else")[1:] == ["9427", "3270"]
+
+
+def test_findings_say_whether_they_block(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "findings")
+    column = lines(part)[0].index("train")
+    cell = {row[0]: row[column] for row in lines(part) if len(row) > column}
+    assert cell["duplicates.exact"] == "142,150 blocks"
+    assert cell["schema.no_answer"] == "3 blocks"
+    assert cell["schema.unusual_order"] == "5 remark"
+    assert cell["private.possible phone"] == "310 remark"
+    assert cell["conflicts.conflict"] == "4"  # no row tells it: what it does is not said
+    assert "conflicts.label" not in cell  # none was found
+
+
+def test_a_list_of_all_findings_is_taken_before_the_summaries(folder):
+    run = folder()
+    listed = {"near.near": {"findings": 7, "rows": 6, "action": "remark"}, "outliers.long_run": {"findings": 2, "action": "block"}}
+    _add(run, Claim("D1.near[t]", "x", identical()), (Sample("a", 1.0),), "t", near=NEAR, findings=listed)
+    (dataset,) = datasets_of(view.load(run.close()))
+    assert [(k.name, k.n, k.action) for k in kinds_of(dataset)] == [("near.near", 7, "remark"), ("outliers.long_run", 2, "block")]
+
+
+def test_blocked_rows_can_be_looked_at(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "findings")
+    assert line(part, "raw.jsonl:4") == ["raw.jsonl:4", "duplicates.exact", "train.jsonl:12", "the same bytes"]
+    assert line(part, "raw.jsonl:22")[1] == "near.near 41/50"
+    assert line(part, "raw.jsonl:40")[3] == "j***@e***.com"
+    assert "20 of 4711 rows" in part
+
+
+def test_planted_defects_are_told_kind_by_kind(audited):
+    part = section((audited / "report.html").read_text("utf-8"), "planted")
+    assert line(part, "train") == ["train", "100", "98", "✗ 2", "2", "620", "0", "500"]
+    assert line(part, "leaked_item") == ["leaked_item", "✗ 18 / 20"]
+    assert line(part, "email") == ["email", "✓ 20 / 20"]
+    assert "Missed in train : leaked_item, line 0 , leaked_item, line 7 ." in words(part)
+    assert "row_in_two_splits : the dataset has one split" in words(part)
+
+
+def test_the_summary_has_a_line_for_each_dataset(audited):
+    summary = (audited / "summary.md").read_text("utf-8")
+    (row,) = [one for one in summary.splitlines() if one.startswith("| train | 938,548")]
+    assert "✗ D1.exact 15.1%" in row
+    assert "✗ D2.leakage boolq\\_validation 72" in row
+    assert row.endswith("98 of 100; 2 false alarms |")
+
+
+def test_many_rows_and_datasets_make_no_large_page(folder):
+    run = folder()
+    many = rows_of(900_000, [finding("duplicates", "exact", partner="t:1", detail="the same bytes")] * 20_000, 1.0)
+    _add(run, Claim("D1.exact[a]", "x", at_most(0.01), estimand="exact_share"), many, "a", duplicates=DUPLICATES)
+    _add(run, Claim("D5.blocked[a]", "x", at_least(5), "exact"), many, "a")
+    leaked = tuple(Sample(f"i-{i}", 0.0, detail={"proof": "equal", "line": i, "score": "1/1", "rows": 1}) for i in range(3_000))
+    _add(run, Claim("D2.leakage[a,s]", "x", identical()), leaked, "a", leakage=LEAKAGE)
+    for i in range(30):
+        add_small(run, f"small-{i}")
+    text, summary = both(run.close())
+    parts = "".join(section(text, key) for key in ("data", "lengths", "clusters", "leaks", "findings"))
+    assert len(parts) < 400_000
+    assert "20 of 20,000 rows" in parts
+    assert "20 of 3000 leaked items" in parts
+    assert "20 of 31 datasets" in parts
+    assert len(summary.encode()) <= markdown.LIMIT
+
+
+# --- drawings -------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=2, max_size=30, unique=True), st.integers(0, 2 * 10**6), st.integers(0, 2 * 10**6))
+def test_a_value_lies_in_its_bin_and_order_is_kept(edges, a, b):
+    shown = Histogram(tuple(map(float, sorted(edges))), (1,) * len(edges))
+    low, high = sorted((max(a, min(edges)), max(b, min(edges))))
+    assert shown.place(low) <= shown.place(high)
+    i = max(i for i, edge in enumerate(sorted(edges)) if edge <= low)
+    assert i <= shown.place(low) <= i + 1
+
+
+# --- what is missing, what is hostile -------------------------------------------------------------
+
+
+def sound(run: RunView) -> str:
+    text = render(run)
+    page = Page(text)
+    assert page.wrong == page.open == []
+    assert not page.tags & {"script", "b", "i", "img"}
+    assert not UNSEEN.search(text)
+    summary = markdown.render(run)
+    assert not UNSEEN.search(summary)
+    assert "<script" not in text + summary
+    return text
+
+
+def test_claims_without_evidence_or_conditions_are_still_listed(folder):
+    run = folder()
+    run.add(Claim("D1.near[lost]", "x", identical()))
+    missing = Claim("D3.context[none]", "x", identical())
+    run.add(missing, verdict=not_evaluated(missing, "tokenizer", "no tokenizer"))
+    run.add(Claim("D6.schema[bare]", "x", identical()), Measurement("m", (Sample("a", 1.0),)))
+    text = sound(view.load(run.close()))
+    assert set(SECTIONS) & set(Page(text).ids) == {"data"}
+    cells = {row[0]: row[1:] for row in lines(section(text, "data"))[2:]}
+    assert cells == {"lost": ["∅", "–", "–"], "none": ["–", "–", "–"], "bare": ["–", "–", "✓ 0"]}
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-(10**400), 10**400), st.floats(allow_nan=False), st.just(HOSTILE), st.just([]), st.just({}),
+    st.just([HOSTILE]), st.just({HOSTILE: HOSTILE}), st.just([{}]), st.just({"a": {"b": [None]}}),
+)  # fmt: skip
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a structure, lists by their first three."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    return [at, *(p for key, one in inner for p in paths(one, (*at, key)))]
+
+
+def replaced(value: Any, at: tuple[Any, ...], junk: Any) -> Any:
+    if not at:
+        return junk
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[at[0]] = replaced(value[at[0]], at[1:], junk)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def seen(audited) -> list[tuple[ClaimView, list[tuple[Any, ...]]]]:
+    """The claims of the run with all places in what they say."""
+    return [(c, paths(said_by(c))) for c in view.load(audited).claims if c.measurement]
+
+
+def said_by(c: ClaimView) -> dict[str, Any]:
+    return {
+        "conditions": c.measurement["conditions"],
+        "detail": c.samples[0].detail if c.samples else {},
+        "statistics": c.verdict["statistics"],
+    }
+
+
+def with_(c: ClaimView, said: Any) -> ClaimView:
+    said = said if isinstance(said, dict) and "detail" in said else {"conditions": said, "detail": {}, "statistics": said}
+    detail = said["detail"] if isinstance(said["detail"], dict) else {"findings": said["detail"]}
+    samples = (replace(c.samples[0], detail=detail), *c.samples[1:]) if c.samples else ()
+    verdict = {**c.verdict, "statistics": said["statistics"]}
+    return replace(c, measurement={**c.measurement, "conditions": said["conditions"]}, samples=samples, verdict=verdict)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_evidence_that_says_anything_is_shown_in_part_and_harmless(seen, data):
+    claims = []
+    for _ in range(4):
+        claim, places = data.draw(st.sampled_from(seen))
+        claims.append(with_(claim, replaced(said_by(claim), data.draw(st.sampled_from(places)), data.draw(JUNK))))
+    kept = {c.id: c for c in claims}
+    datasets = datasets_of(run_of(kept.values()))
+    for part in (overview, lengths_of, clusters, leaks, findings, planted):
+        shown = part(datasets)
+        page = Page(shown)
+        assert page.wrong == page.open == []
+        assert not page.tags & {"script", "b", "i", "img"}
+        assert not UNSEEN.search(shown)
+    assert "<script" not in markdown.render(run_of(kept.values()))
+
+
+def run_of(claims: Iterable[ClaimView]) -> RunView:
+    return RunView("", "full", {}, "", {"exit_status": 0}, tuple(claims), ())
+
+
+def test_hostile_names_are_shown_and_harmless(folder):
+    name = HOSTILE.replace(" ", "_").replace(",", "").replace("[", "").replace("]", "")
+    run = folder()
+    boilerplate = {"grams": 1, "texts": 1, "rows": 1, "items": 1, "top_grams": [{"words": HOSTILE, "rows": 1, "items": 1}]}
+    cells = [{"set": HOSTILE, "file": file, "items": 2} for file in (HOSTILE, "b")]
+    told = {"sets": {HOSTILE: {"items": 5, "leaked": 5, "equal": 5}}, "map": cells, "boilerplate": boilerplate}
+    proof = {"kinds": {HOSTILE: {"planted": 2, "found": 1}}, "not_planted": {HOSTILE: HOSTILE}}
+    rows = rows_of(9, [finding(HOSTILE, HOSTILE, partner=HOSTILE, detail=HOSTILE)], 0.0)
+    leaked = (Sample(HOSTILE, 0.0, detail={"proof": HOSTILE, "line": HOSTILE, "score": [HOSTILE], "rows": {}}),)
+    sizes = {"sizes": {HOSTILE: 3, "2": 1}, "largest": [{"first": 1, "rows": 2, "why": HOSTILE, "least": HOSTILE}]}
+    _add(run, Claim(f"D1.{name}[{name}]", HOSTILE, identical()), rows, name, duplicates={"exact": sizes}, schema={"kinds": {HOSTILE: 3}})
+    _add(run, Claim(f"D2.leakage[{name},{name}]", HOSTILE, identical()), leaked, name, leakage=told)
+    _add(run, Claim(f"D3.context[{name}]", HOSTILE, identical()), rows, name, lengths=lengths(random.Random(1), 9, 512, 1))
+    _add(run, Claim(f"D5.blocked[{name}]", HOSTILE, at_least(0), "exact"), rows, name, proof=proof)
+    run.add(Claim("D4.precision", "x", identical()), Measurement("m", (Sample("a", 1.0),), (Subject(HOSTILE, "data", "x", "0" * 64),)))
+    path = run.close()
+    text = sound(view.load(path))
+    assert set(SECTIONS) <= set(Page(text).ids)
+    summary = both(path)[1]
+    for live in ("@octocat", " #1", "https://evil", "[a](", " | $x$"):
+        assert live not in summary
