@@ -415,7 +415,7 @@ def _disagreements(row: Any, prompt: Any, said: Any, copies: Any) -> _Disagreeme
     total = np.bincount(prompt, weights=weight, minlength=len(copies)).astype(np.int64)
     first: Any = row[at]  # the first row that says it
     by_prompt: Any = np.lexsort((first, of_prompt))
-    starts = np.searchsorted(of_prompt[by_prompt], prompt)
+    starts: Any = np.searchsorted(of_prompt[by_prompt], prompt)
     several = np.flatnonzero(variants[prompt] > 1)
     firsts: Any = first[by_prompt]
     one, other = firsts[starts[several]], firsts[starts[several] + 1]  # the first two rows that disagree

@@ -308,8 +308,8 @@ def _identity(around: bytes, first: int, last: int) -> Found:
         digits = re.sub(rb"\D", b"", match[0]).decode()
         for kind, module, _ in IDENTITIES.get(len(digits), ()):
             formatted = kind == "br-cpf" and CPF.fullmatch(match[0])
-            if kind.startswith("us-") and not match[0].isdigit():
-                continue  # in groups it is written in one way: SSN
+            if len(digits) == 9 and not match[0].isdigit():
+                continue  # nine digits in groups are written in one way: SSN
             if (formatted or _near(IDENTITY_WORDS[kind], around, *match.span())) and _module(module).is_valid(digits):
                 yield *match.span(), kind, True, f"{kind} ({len(digits)} digits)"
                 break
@@ -327,6 +327,7 @@ NORTH_AMERICAN = re.compile(r"(?:\(?\+?1\)?[ .-]?)?\(?[2-9]\d\d\)?[ .-]?[2-9]\d\
 NORTH_AMERICAN_DASHED = re.compile(rb"(?<!\d)(?:\+?1[ .-])?(?:\([2-9]\d\d\) ?|[2-9]\d\d([.-]))[2-9]\d\d[.-]\d{4}(?!\d)")
 APART = re.compile(rb" {2,}| ?/ | - ")
 EXTENSION = re.compile(rb"[ ,]{0,2}(?:x|ext\.?|extension) ?\d{1,6}\b")
+ZIP_PLUS_4 = re.compile(rb"\d{5}-\d{4}")
 DATE = re.compile(rb"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4})(?!\d)")
 
 
@@ -354,6 +355,8 @@ def _phone(around: bytes, start: int, end: int, regions: tuple[str, ...]) -> Fou
         if re.match(rb"[A-Za-z_%\d]|[.,:]\d", around[b : b + 2]) and not tail:
             continue
         if re.search(rb"(?:[\w$#=*]|\xc2\xa3|\xe2\x82\xac)\Z", around[max(0, a - 3) : a]) or DATE.match(piece[0]):
+            continue
+        if ZIP_PLUS_4.fullmatch(piece[0]):  # "mobile al 36608-9705" is a place
             continue
         number = piece[0].replace(b"\xc2\xa0", b" ").decode()
         context = _near(PHONE_WORDS, around, a, b)

@@ -30,6 +30,7 @@ _NON_TEXT = 1 / 2  # of what is not space is neither letter nor digit
 _ENOUGH_CHARACTERS = 20
 _DEVIATIONS = 5  # of the robust kind: 1.4826 times the median absolute deviation; nobody's normal text is that far out
 _FEW = 20  # texts
+_COMMON = 0.1  # what one text in ten is like is a kind of text of this dataset
 
 
 @cache
@@ -131,7 +132,7 @@ class Outliers:
     "repetition": word 3-grams that stood in the text before, ``num / den`` of all. "non_text": characters that are neither
     letter, digit nor space, ``num / den`` of those that are no space. Lengths are ``num``, in characters. A text must pass
     the fixed bound and lie more than five robust deviations above the median of the dataset's texts: where long words
-    are usual, they are no outliers. One finding a text, at the first row that holds it.
+    are usual, or one text in ten is like that, they are counted and are no outliers. One finding a text, at the first row that holds it.
     """
 
     name: str = "outliers"
@@ -168,7 +169,9 @@ class Outliers:
             score = value[num] / np.maximum(value[den], 1) if den else value[num].astype(float)
             usual = _usual(score if den is None else score[value[den] > 0])
             beyond = counted & (score >= least)
-            found = np.flatnonzero(beyond & (score > usual))
+            outlying = np.flatnonzero(beyond & (score > usual))
+            common = len(outlying) > max(_FEW, len(first) * _COMMON)
+            found = outlying[:0] if common else outlying
             spans = {} if den else {"start": value[f"{num}_start"][found], "end": value[f"{num}_end"][found]}
             spans |= {"den": value[den][found], "score": score[found]} if den else {}
             at = first[found]
@@ -177,7 +180,7 @@ class Outliers:
             tables.append(
                 finding_rows(self.name, kind, rows.first[row], message=place, num=value[num][found], detail=_DETAIL[kind], **spans)
             )
-            summary[kind] = {"texts": len(found), "beyond_fixed_bound": int(beyond.sum()), "usual_up_to": usual}
+            summary[kind] = {"texts": len(found), "beyond_fixed_bound": int(beyond.sum()), "usual_up_to": usual, "common": common}
         return Report(pa.concat_tables(tables), summary)
 
 

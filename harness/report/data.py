@@ -225,7 +225,7 @@ def _missed(dataset: Dataset) -> str:
     """The planted rows that were not found, by name."""
     missed = [s.item for c in dataset.named("D5", "caught") for s in c.samples if s.value != 1]
     more = f" and {number(len(missed) - _ROWS)} more" if len(missed) > _ROWS else ""
-    names = ", ".join(said(item, 120) for item in missed[:_ROWS])
+    names = "; ".join(said(item, 120) for item in missed[:_ROWS])
     return f'<p class="small">Missed in {said(dataset.name, 80)}: {names}{more}.</p>' if missed else ""
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from harness.report.bars import Histogram, histogram, sizes
 from harness.report.data import percent
 from harness.report.datasets import PROOFS, Dataset, count, mapping, mappings
-from harness.report.markup import Html, claim_id, link, said, scroll, table
+from harness.report.markup import Html, link, said, scroll, table
 from harness.report.text import DASH, number
 from harness.report.view import finite
 from harness.types import Sample
 
 __all__ = ["clusters", "leaks", "lengths"]
 
-_DATASETS, _ROWS, _LARGEST, _TOP = 20, 20, 10, 5
+_DATASETS, _ROWS, _LARGEST, _TOP = 20, 20, 5, 5
 
 
 # --- lengths ----------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def _clusters(dataset: Dataset) -> str:
         return ""
     panels = _panels([scroll(one, f"Clusters of {dataset.name}") for one in drawn])
     head = ("kind", "rows", "first row, from 0", "least similarity", "note")
-    inner = table(f"Largest clusters of {dataset.name}", head, rows, ("", "num", "num", "num", "")) if rows else ""
+    inner = table(f"Largest clusters of {dataset.name}", head, rows, ("", "num", "num", "num", "answer tight")) if rows else ""
     return f"<h3>{said(dataset.name, 80)}</h3>{panels}{inner}{_template(near)}"
 
 
@@ -248,8 +248,8 @@ def _leaked(dataset: Dataset) -> str:
     if not found:
         return ""
     order = sorted(found, key=lambda pair: (_strength(mapping(pair[1].detail).get("proof")), pair[1].item))
-    rows = [[link(c, claim_id(c)), said(s.item, 120), *(_shown(s, key) for key in _SHOWN)] for c, s in order[:_ROWS]]
-    shown = table(f"Leaked items in {dataset.name}", ("claim", "item", *_SHOWN), rows, ("small", "", "", "num", "num", "num"))
+    rows = [[link(c, said(s.item, 120)), *(_shown(s, key) for key in _SHOWN)] for c, s in order[:_ROWS]]
+    shown = table(f"Leaked items in {dataset.name}", ("item", *_SHOWN), rows, ("", "", "num", "num", "num"))
     more = f'<p class="small muted">{len(rows)} of {number(len(order))} leaked items.</p>' if len(rows) < len(order) else ""
     return f"<h3>Leaked items in {said(dataset.name, 80)}</h3>{shown}{more}"
 

@@ -141,7 +141,7 @@ def corpus(rng, n_rows, n_items, vocabulary, longest):
     return rows, items
 
 
-@settings(derandomize=True, deadline=None, max_examples=80)
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.randoms(use_true_random=False), st.sampled_from([6, 9, 60]), st.sampled_from([1, 2, 1000]), st.sampled_from([1, 3, 20]))
 def test_small_corpora_agree_with_the_oracle(rng, size, common, common_items):
     vocabulary = [f"w{i}" for i in range(size - 3)] + ["žluť", "7", "z"]
@@ -197,6 +197,22 @@ def test_kinds_of_proof(row, kind, score):
     leaks, said = said_by([chat("hello", "world"), row], [Item("q", (QUESTION, ANSWER))])
     assert leaks == ({(1, "q"): (kind, score)} if kind else {})
     assert said.summary["sets"]["set"]["leaked"] == len(leaks)
+
+
+def test_thirteen_words_have_to_stand_in_a_row():
+    """The six grams of them, in order, but in two pieces: eight words in a row, twice."""
+    words = QUESTION.split()[:13]
+    text = " ".join([*words[:10], "and", *words[3:]])
+    assert said_by([chat("See " + text, "")], [Item("q", (QUESTION,))])[0] == {(0, "q"): ("8-gram", Fraction(6, 9))}
+
+
+def test_a_gram_is_boilerplate_in_more_rows_than_common():
+    rows = [chat(f"{i} says {' '.join(QUESTION.split()[:8])}", "x") for i in range(5)]
+    item = [Item("q", (QUESTION,))]
+    assert set(said_by(rows, item, common=5)[0]) == {(i, "q") for i in range(5)}
+    leaks, said = said_by(rows, item, common=4)
+    assert not leaks
+    assert said.summary["boilerplate"]["top_grams"] == [{"words": " ".join(QUESTION.lower().split()[:8]), "rows": 5, "items": 1}]
 
 
 def test_two_towns_are_no_leak_but_a_remark():

@@ -94,6 +94,17 @@ def test_where_it_is_usual_it_is_no_outlier_but_is_counted():
     assert found(said) == [] and said.summary["long_word"]["beyond_fixed_bound"] == 100
 
 
+def test_what_one_text_in_ten_is_like_is_no_outlier_but_is_counted():
+    rulers = ["words and " + "-" * (100 + i) for i in range(30)]
+    ordinary = [f"{text} {i}" for i in range(5) for text in ORDINARY]
+    for n, common in ((30, False), (29, False), (31, True)):
+        texts = [*ordinary[: 300 - n], *rulers[: min(n, 30)], *["words and " + "+" * 150] * (n > 30)]
+        said = report(Outliers(), batch([[("user", "prompt", text)] for text in texts]))
+        told = [row for row in found(said) if row["kind"] == "long_run"]
+        assert said.summary["long_run"]["common"] is common and said.summary["long_run"]["beyond_fixed_bound"] == n
+        assert len(told) == (0 if common else n)
+
+
 def test_a_text_is_told_once_and_what_lies_beside_it_is_not():
     made = batch([[("user", "prompt", "x")], [("user", "prompt", "y"), ("assistant", "answer", LOOP)], [("user", "prompt", LOOP)],
                   [("other", "meta", "-" * 500)], [("other", "tools", "+" * 500)]])  # fmt: skip
@@ -104,7 +115,7 @@ def test_a_text_is_told_once_and_what_lies_beside_it_is_not():
 
 def test_no_text_at_all():
     said = report(Outliers(), batch([[]]))
-    assert found(said) == [] and said.summary["non_text"] == {"texts": 0, "beyond_fixed_bound": 0, "usual_up_to": 0.0}
+    assert found(said) == [] and said.summary["non_text"] == {"texts": 0, "beyond_fixed_bound": 0, "usual_up_to": 0.0, "common": False}
 
 
 def test_the_usual_range_is_the_median_and_five_robust_deviations():

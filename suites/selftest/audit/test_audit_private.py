@@ -467,3 +467,8 @@ def test_a_file_that_is_no_rule_file(tmp_path, text, said):
         kinds("x", ruled(tmp_path, text))
     with pytest.raises(AuditError, match="cannot be read"):
         kinds("x", Private(rules=tmp_path / "none.toml"))
+
+
+def test_a_postcode_behind_the_city_of_mobile_is_no_telephone():
+    assert kinds("899 snow rd n # b mobile al 36608-9705") == []
+    assert kinds("my mobile is (212) 736-5000") == [("phone", True)]

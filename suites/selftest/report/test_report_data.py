@@ -25,6 +25,7 @@ from harness.report.datasets import datasets_of, kinds_of
 from harness.report.html import render
 from harness.report.spread import clusters, leaks
 from harness.report.spread import lengths as lengths_of
+from harness.report.text import number
 from harness.report.view import ClaimView, RunView
 from harness.types import Claim, Measurement, Sample, Subject
 from suites.selftest.report.conftest import Folder
@@ -324,12 +325,10 @@ def test_lengths_say_what_they_rest_on(audited):
     row = line(part, "train", "tokens")
     assert row[5:] == [f"{tokens['max']:,}", "2048", "9 < 0.01%", "3", "12,436 of 796,398 a sample, 95% intervals"]
     assert row[2] == f"{tokens['p50']} [{', '.join(map(str, tokens['p50_interval']))}]"
-    assert line(part, "train", "characters")[2:4] == [str(chars["p50"]), str(chars["p95"])]
+    assert line(part, "train", "characters")[2:4] == [number(chars["p50"]), number(chars["p95"])]
     assert line(part, "addresses_train", "tokens")[-1] == "every distinct row"
-    drawn = [i["aria-label"] for i in Page(part).images]
-    assert drawn[-1] == f"train, by tokens in a row. p50 {tokens['p50']}, p95 {tokens['p95']}, context 2048, " + ", ".join(
-        f"{name} {n}" for name, n in (("p99", tokens["p99"]), ("most", f"{tokens['max']:,}"))
-    )
+    marks = [f"p50 {tokens['p50']}", f"p95 {tokens['p95']}", "context 2048", f"p99 {tokens['p99']}", f"most {tokens['max']:,}"]
+    assert f"train, by tokens in a row. {', '.join(marks)}" in [i["aria-label"] for i in Page(part).images]
 
 
 def test_clusters_are_counted_and_chains_named(audited):
@@ -352,9 +351,9 @@ def test_the_map_says_items_files_and_the_strongest_proof(audited):
     assert line(part, "commonsense") == ["commonsense", *["0 / 1183"] * 3]
     assert line(part, "boolq_validation")[1:] == ["2510 / 3270 equal", "2490 / 3270", "20 / 3270"]
     assert re.findall(r'class="num (h\d)"', part) == ["h1", "h1", "h0", "h4", "h4", "h1", "h0", "h0", "h0"]
-    found = [row for row in lines(part) if row[0].startswith("D2.leakage")]
+    found = [row for row in lines(part) if "/i-" in row[0]]
     assert len(found) == 20
-    assert found[0] == ["D2.leakage [train, addresses]", "addresses/i-0001", "equal", "101", "9/9", "2"]
+    assert found[0] == ["addresses/i-0001", "equal", "101", "9/9", "2"]
     assert "20 of 75 leaked items" in part
     assert "118 runs of eight words and 4 texts" in words(part)
     assert line(part, "answer with yes or no and nothing else")[1:] == ["9427", "3270"]
@@ -393,7 +392,7 @@ def test_planted_defects_are_told_kind_by_kind(audited):
     assert line(part, "train") == ["train", "100", "98", "✗ 2", "2", "620", "0", "500"]
     assert line(part, "leaked_item") == ["leaked_item", "✗ 18 / 20"]
     assert line(part, "email") == ["email", "✓ 20 / 20"]
-    assert "Missed in train : leaked_item, line 0 , leaked_item, line 7 ." in words(part)
+    assert "Missed in train : leaked_item, line 0 ; leaked_item, line 7 ." in words(part)
     assert "row_in_two_splits : the dataset has one split" in words(part)
 
 
