@@ -63,7 +63,7 @@ def test_what_is_called_private_is(claim, bench):
 
     def measured(doubted: set[str]) -> Measurement:
         samples = tuple(Sample(item, float(item not in doubted)) for item, _ in called)
-        return Measurement("called_private", samples, (labelled.subject(),), {"sentences": len(labelled.sentences())})
+        return Measurement("called_private", samples, (labelled.subject(),), {"called": len(called)})
 
     claim.check(
         measured(wrong),

@@ -138,7 +138,7 @@ class Truth:
             label = join.components(self.n, a, b)
             gone = np.flatnonzero(label != np.arange(self.n))
         sizes, taken = (np.bincount(self.label[some], minlength=self.n) for some in (np.arange(self.n), gone))
-        right = int(np.minimum(taken, sizes - 1).sum())
+        right = int(np.minimum(taken, np.maximum(sizes - 1, 0)).sum())
         cells += [right / self.removals, right / max(1, len(gone))]
         told = "".join(f"{cell:>9}" if isinstance(cell, str) else f"{cell:9.4f}" for cell in cells)
         return f"{tool:34}{seconds:8.2f}{seconds / ours:8.1f}x{told}"
