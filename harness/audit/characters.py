@@ -59,7 +59,6 @@ class Characters:
     allowed: tuple[str, ...] = ()
 
     name: ClassVar[str] = "characters"
-    version: ClassVar[int] = 1
     key: ClassVar[Literal["row", "text"]] = "text"
 
     def __post_init__(self) -> None:

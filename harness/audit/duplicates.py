@@ -159,7 +159,7 @@ def canonical_forms(batch: Batch) -> Any:
 
 def canonical_facts(batch: Batch) -> pa.Table:
     """Facts keyed by text: ``canonical``, the digest of its canonical form."""
-    return pa.table({"text": digest_array(batch.text_digests), "canonical": digest_array(canonical_forms(batch))})
+    return pa.table({"text": digest_array(batch.text_digests), "canonical": digest_array(batch.forms)})
 
 
 def canonical_of(facts: pa.Table, rows: Rows) -> Any:
@@ -259,7 +259,6 @@ class Duplicates:
     """
 
     name: str = "duplicates"
-    version: int = 1
     key: Literal["row", "text"] = "text"
 
     @property
@@ -319,7 +318,6 @@ class Conflicts:
     """
 
     name: str = "conflicts"
-    version: int = 1
     key: Literal["row", "text"] = "text"
 
     @property

@@ -126,7 +126,6 @@ class Language:
     alpha: float = 0.025
 
     name: ClassVar[str] = "language"
-    version: ClassVar[int] = 1
     key: ClassVar[Literal["row", "text"]] = "text"
 
     def __post_init__(self) -> None:

@@ -513,7 +513,6 @@ class Leakage:
     common_items: int = 20
 
     name = "leakage"
-    version = 1
     key: Literal["row", "text"] = "text"
 
     def __post_init__(self) -> None:

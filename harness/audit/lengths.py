@@ -74,7 +74,6 @@ class Lengths:
     spread: float = 8.0
 
     name = "lengths"
-    version = 1
     key: Literal["row", "text"] = "row"
 
     def __post_init__(self) -> None:

@@ -107,6 +107,13 @@ class Batch:
         return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
 
     @cached_property
+    def forms(self) -> Any:
+        """The digest of the canonical form of each distinct text: (t, 2) uint64."""
+        from harness.audit.duplicates import canonical_forms
+
+        return canonical_forms(self)
+
+    @cached_property
     def words(self) -> Any:
         """The canonical words of each distinct text, hashed (``text.Words``)."""
         from harness.audit import text
@@ -287,13 +294,11 @@ class Check(Protocol):
     """One check. Cheap to make and to pickle; heavy tables are built at first use.
 
     ``key`` says what its facts are keyed by: "row" or "text". ``options`` is all that shapes its facts, as JSON:
-    with ``name`` and ``version`` it names the cached facts.
+    with ``name`` and the package's code it names the cached facts.
     """
 
     @property
     def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
     @property
     def key(self) -> Literal["row", "text"]: ...
     @property

@@ -48,6 +48,7 @@ __all__ = ["Near"]
 _BUDGET = 2_000_000_000  # shingles compared to find the least similarity inside clusters: seconds
 _LARGEST = 20  # clusters told of one by one
 _UNSHARED = -1
+_CLASSES = 1024  # of frequency, by which shingles are ranked: above it one is as common as another, unless it is template
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ class Near:
     common: int = 1000
     parts: int = 1
     name: str = "near"
-    version: int = 1
     key: Literal["row", "text"] = "text"
 
     def __post_init__(self) -> None:
@@ -225,6 +225,12 @@ def _dealt(flat: Any, begin: Any, end: Any, weight: Any, shift: Any, at: Any, ke
             at[bucket] += 1
 
 
+@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _class(df: Any, common: int) -> Any:  # pragma: no cover - machine code
+    """0 to _CLASSES, rising with df; template by itself in the last."""
+    return _CLASSES if df > common else min(df, _CLASSES - 1)
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _bucket(keys: Any, weights: Any, common: int, frequency: Any) -> int:  # pragma: no cover - machine code
     """The df of each shingle, in place: ``keys`` become numbers, by first appearance, ``weights[number]`` its df, at most common + 1."""
@@ -247,16 +253,17 @@ def _bucket(keys: Any, weights: Any, common: int, frequency: Any) -> int:  # pra
         weights[at] = min(np.int64(weights[at]) + weight, common + 1)
         keys[i] = np.uint64(at)
     for at in range(found):
-        frequency[weights[at]] += 1
+        frequency[_class(weights[at], common)] += 1
     return found
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _rank(keys: Any, weights: Any, found: int, next_rank: Any) -> None:  # pragma: no cover - machine code
+def _rank(keys: Any, weights: Any, found: int, common: int, next_rank: Any) -> None:  # pragma: no cover - machine code
     for at in range(found):
         df = weights[at]
-        weights[at] = next_rank[df] if df > 1 else _UNSHARED
-        next_rank[df] += 1
+        own = _class(df, common)
+        weights[at] = next_rank[own] if df > 1 else _UNSHARED
+        next_rank[own] += 1
     for i in range(len(keys)):
         keys[i] = np.uint64(np.int64(weights[np.int64(keys[i])]))
 
@@ -313,7 +320,7 @@ def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
     weights: Any = np.empty(total, np.int32)
     _each(lambda j: _dealt(flat, units.begin[texts[j]], units.end[texts[j]], weight[texts[j]], shift, at[j].copy(), keys, weights), jobs)
 
-    frequency: Any = np.zeros((1 << bits, common + 2), np.int64)
+    frequency: Any = np.zeros((1 << bits, _CLASSES + 1), np.int64)
     found: Any = np.zeros(1 << bits, np.int64)
 
     def count(job: int) -> None:
@@ -327,12 +334,12 @@ def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
         raise AuditError(f"{shared.sum()} shared shingles; expected at most 2**31 - 1: audit the dataset in several files")
     next_rank = np.zeros_like(frequency)
     next_rank[:, 2:] = (np.cumsum(shared.T) - shared.T.ravel()).reshape(shared.T.shape).T  # by df, then by bucket
-    cut = int(next_rank[0, common + 1])
+    cut = int(next_rank[0, _CLASSES])
 
     def rank(job: int) -> None:
         for b in range(job, 1 << bits, jobs):
             part = slice(buckets[b], buckets[b + 1])
-            _rank(keys[part], weights[part], found[b], next_rank[b])
+            _rank(keys[part], weights[part], found[b], common, next_rank[b])
 
     _each(rank, jobs)
     ranks: Any = np.empty(total, np.int32)
@@ -344,7 +351,7 @@ def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
         _taken(flat, begin, end, weight[mine], common, cut, shift, at[job], keys, ranks, place[:-1][mine], shares[mine])
 
     _each(take, jobs)
-    return _Ranked(ranks, place[:-1], shares, cut, int(found.sum()), int(frequency[:, common + 1].sum()))
+    return _Ranked(ranks, place[:-1], shares, cut, int(found.sum()), int(frequency[:, _CLASSES].sum()))
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -136,7 +136,6 @@ class Outliers:
     """
 
     name: str = "outliers"
-    version: int = 1
     key: Literal["row", "text"] = "text"
 
     @property

@@ -113,6 +113,7 @@ def _sentences(rng: random.Random, n: int) -> str:
 # --- rows of any form -----------------------------------------------------------------------------
 
 _ROLES = {"role": ("role", "content", "user", "assistant"), "from": ("from", "value", "human", "gpt")}
+_ONE_TEXT = ("text", "request")  # forms with nothing beside it
 _BESIDE = ("tools", "functions", "system", "system_prompt")  # would make a fresh row more than it says
 Turns = Sequence[tuple[str, str]]  # ("user", text), ("assistant", text), ...
 
@@ -146,9 +147,10 @@ class _Donor:
             made["ideal"] = [answer] if isinstance(self.value["ideal"], list) and answer is not None else answer
         elif self.form == "preference":
             self._pair(made, prompt, answer, _sentence_of(answer) if rejected is None else rejected)
-        elif self.form == "text":
-            made["text"] = f"{prompt}\n\n{answer}" if answer else prompt
+        elif self.form in _ONE_TEXT:
+            made[self.keys[0]] = f"{prompt}\n\n{answer}" if answer else prompt
         else:
+            made |= {"choices": [answer or "this one", "none of these"]} if self.form == "choice" else {}
             made |= {"input": ""} if self.form == "alpaca" and "input" in made else {}
             made |= {self.keys[0]: prompt, self.keys[-1]: answer}
         return made
@@ -186,10 +188,20 @@ class _Donor:
             elif isinstance(made["input"], str):
                 made["input"] = change(made["input"], "user")
             return made
-        keys = ("prompt", "chosen") if self.form == "preference" else self.keys  # of a text there is only the first
-        if not all(isinstance(made.get(key), str) for key in keys):
+        asked, answered = ("prompt", "chosen") if self.form == "preference" else (self.keys[0], self.keys[-1])
+        if not isinstance(made.get(asked), str) or made.get(answered) is None:
             return None
-        return made | {key: change(made[key], who) for key, who in zip(keys, ("user", "assistant"), strict=False)}
+        made[asked] = change(made[asked], "user")
+        return made if answered == asked else made | {answered: self._changed_answer(made[answered], change)}
+
+    def _changed_answer(self, answer: Any, change: Callable[[str, str], str]) -> Any:
+        """An answer may be an object, or the place of a choice."""
+        if self.form == "choice" and isinstance(answer, int):
+            choices = self.value["choices"]
+            return answer if change(choices[answer], "assistant") == choices[answer] else (answer + 1) % len(choices)
+        said = answer if isinstance(answer, str) else orjson.dumps(answer).decode()
+        other = change(said, "assistant")
+        return answer if other == said else other
 
 
 def _sentence_of(answer: str | None) -> str:
@@ -278,7 +290,7 @@ class _Maker:
     def empty_message(self, donor: _Donor) -> _New | None:
         blank = self.rng.choice(["", " ", "\n\t "])
         if not donor.talks:
-            return None if donor.form == "text" else _New(self.says(donor, answer=blank))
+            return None if donor.form in _ONE_TEXT else _New(self.says(donor, answer=blank))
         self.made += 1
         said = [_sentences(self.rng, n) for n in (4, 2, 2)]
         turns = [("user", said[0]), ("assistant", said[1]), ("user", blank), ("assistant", said[2])]
@@ -337,7 +349,7 @@ class _Maker:
         return None
 
     def conflicting_answer(self, donor: _Donor) -> _New | None:
-        if donor.form == "text":
+        if donor.form in _ONE_TEXT:
             return None
         heard: list[str] = []
 
@@ -354,7 +366,8 @@ class _Maker:
         if not self.items:
             return None
         label, said = self.items.popleft()
-        return _New(self.says(donor, said), item=label)
+        alone = donor.form in _ONE_TEXT  # beside other words an item of a few is no leak
+        return _New(self.says(donor, said, "" if alone else None), item=label)
 
     def golden_13_words(self, donor: _Donor) -> _New | None:
         return self._quoted(donor, 13)
@@ -363,10 +376,13 @@ class _Maker:
         return self._quoted(donor, 8)
 
     def _quoted(self, donor: _Donor, n: int) -> _New | None:
-        fitting = [(label, words) for label, words in self.passages if len(words) >= n]
+        fitting: dict[str, list[tuple[str, list[str]]]] = {}
+        for label, words in self.passages:
+            if len(words) >= n:
+                fitting.setdefault(label.partition("/")[0], []).append((label, words))
         if not fitting:
             return None
-        label, words = self.rng.choice(fitting)
+        label, words = self.rng.choice(fitting[self.rng.choice(sorted(fitting))])  # every set as often, however large
         start = self.rng.randrange(len(words) - n + 1)
         return _New(self.says(donor, self.within(" ".join(words[start : start + n]))), item=label)
 
@@ -445,7 +461,7 @@ def _similarity(pair: Sequence[Sequence[str]], k: int) -> tuple[int, int]:
 KINDS: Mapping[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     # kind: check, its kinds, checks that may rightly find something besides, why it may not fit
     "unreadable": ("schema", ("unreadable",), ("lengths",), ""),  # it has none
-    "empty_message": ("schema", ("empty_message",), ("conflicts", "preferences"), "rows of form text have one message"),
+    "empty_message": ("schema", ("empty_message",), ("conflicts", "preferences"), "rows hold one text"),
     "unknown_role": ("schema", ("unknown_role",), (), "rows have no roles"),
     "missing_answer": ("schema", ("no_answer",), ("preferences",), "rows have no answer"),
     "system_not_first": ("schema", ("system_not_first",), (), "rows have no roles"),
@@ -559,6 +575,13 @@ def _maker(
     telling = [(label, said) for label, said in words if len(said) >= 8 and all(_tells(said[i : i + 8]) for i in range(len(said) - 7))]
     whole = [texts[i] for i, (_, said) in enumerate(words) if _tells(said[:8])]
     rng.shuffle(whole)
+    turn: Counter[str] = Counter()
+    placed = []
+    for label, said in whole:  # one of each set in turn
+        name = label.partition("/")[0]
+        placed.append((turn[name], name, label, said))
+        turn[name] += 1
+    whole = [(label, said) for _, _, label, said in sorted(placed)]
     seen: set[str] = set()
     once = [(label, said) for label, said in whole if not (said in seen or seen.add(said))]  # type: ignore[func-returns-value]
     return _Maker(rng, shape, Fraction(threshold), shingle, context, phrases, deque(once), telling)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from harness.audit.duplicates import blank, canonical_forms, conversations, first_rows
+from harness.audit.duplicates import blank, conversations, first_rows
 from harness.audit.model import DIGEST, FORMS, PARTS, Batch, Group, Report, Rows, digest_array, digests_of, finding_rows, no_findings
 from harness.stats.intervals import clopper_pearson
 
@@ -52,7 +52,6 @@ class Preferences:
     """
 
     name: str = "preferences"
-    version: int = 1
     key: Literal["row", "text"] = "row"
 
     @property
@@ -63,7 +62,7 @@ class Preferences:
         chosen_rows = np.flatnonzero(batch.record.column("form").to_numpy() == _PREFERENCE)
         if not len(chosen_rows):
             return _FACTS.empty_table()
-        forms = canonical_forms(batch)
+        forms = batch.forms
         is_blank = (forms == blank()).all(axis=1)[batch.text]
         characters: Any = np.empty(len(batch.texts), np.int64)
         _characters(batch.texts.data, np.ascontiguousarray(batch.texts.starts), characters)

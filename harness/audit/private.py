@@ -95,7 +95,6 @@ class Private:
     rules: Path | None = None
 
     name: ClassVar[str] = "private"
-    version: ClassVar[int] = 1
     key: ClassVar[Literal["row", "text"]] = "text"
 
     @property

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,13 +30,12 @@ from harness.audit.keys import Known, dense, lookup
 from harness.audit.model import FINDINGS, Batch, Check, Group, Report, Rows, digest_array, digests_of, in_turn, numbered
 from harness.errors import AuditError, MissingNeed
 from harness.progress import Progress
-from harness.store import digest_json
+from harness.store import digest_file, digest_json
 
 __all__ = ["ENGINES", "Audit", "Dataset", "Engine", "audit", "facts_key"]
 
 _BATCH_BYTES = 12 << 20
 _CORE = "core"
-_VERSION = 1  # of the parts; raised when what they hold changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +148,17 @@ def _finish(check: Check, facts: pa.Table, found: Rows, group: Group) -> Report:
 # --- parts: facts on disk -------------------------------------------------------------------------
 
 
+@cache
+def _code() -> str:
+    """The digest of this package's code and word lists: what a change of them shapes is made anew, and nobody has to say so."""
+    here = Path(__file__).parent
+    return digest_json({path.name: digest_file(path) for path in sorted([*here.glob("*.py"), *here.glob("*.toml")])})
+
+
 def facts_key(dataset: Dataset, checks: Sequence[Check]) -> str:
     """Names the facts that these checks make of rows read in this way: anything that shapes them is in it."""
-    told = {check.name: [check.version, dict(check.options)] for check in checks}
-    return digest_json({"version": _VERSION, "shape": dataset.shape.options(), "checks": told})[:24]
+    told = {check.name: dict(check.options) for check in checks}
+    return digest_json({"code": _code(), "shape": dataset.shape.options(), "checks": told})[:24]
 
 
 @contextlib.contextmanager

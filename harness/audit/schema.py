@@ -52,7 +52,6 @@ class Schema:
     allowed: tuple[str, ...] = ()
 
     name: ClassVar[str] = "schema"
-    version: ClassVar[int] = 1
     key: ClassVar[Literal["row", "text"]] = "row"
 
     def __post_init__(self) -> None:

@@ -91,7 +91,6 @@ class Sensitive:
     threshold: float = 0.5
 
     name: ClassVar[str] = "sensitive"
-    version: ClassVar[int] = 1
     key: ClassVar[Literal["row", "text"]] = "text"
 
     def _named(self) -> tuple[tuple[Path | None, str], ...]:

@@ -32,7 +32,6 @@ class Splits:
 
     splits: tuple[tuple[str, tuple[int, ...]], ...] = ()
     name: str = "splits"
-    version: int = 1
     key: Literal["row", "text"] = "text"
 
     @classmethod

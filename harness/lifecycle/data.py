@@ -195,7 +195,8 @@ class Data:
         first = audit.findings.slice(int(blocking.argmax()), 1).to_pylist()[0]
         raise SubjectError(
             f"dataset {name}: {int(blocking.sum())} findings keep rows out of training, first: "
-            f"line {audit.rows.line[first['row']]}, {first['check']}.{first['kind']}. See: python -m harness data audit {audit.rows.files[0]}; clean it, or waive them with a reason"
+            f"line {audit.rows.line[first['row']]}, {first['check']}.{first['kind']}. "
+            f"See: python -m harness data audit {audit.rows.files[0]}; clean it, or waive them with a reason"
         )
 
 

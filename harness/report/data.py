@@ -169,7 +169,7 @@ def _part(key: str, finding: Mapping[str, Any]) -> str:
 
 
 def _score(finding: Mapping[str, Any]) -> str:
-    """ " 4/5" where the finding is one of so much of so much."""
+    """So much of so much, where the finding says it."""
     num, den = finding.get("num"), finding.get("den")
     return f" {num}/{den}" if count(num) is not None and count(den) else ""
 

@@ -33,7 +33,8 @@ def lengths(datasets: Sequence[Dataset]) -> Html:
     known = [(d, summary) for d in datasets if any(mapping((summary := d.summary("lengths")).get(unit)) for unit in _UNITS)]
     if not known:
         return Html("")
-    drawn = [scroll(one, f"Lengths of {d.name}") for d, summary in known[:_DATASETS] if (one := _drawn(d, summary))]
+    drawn = [(d, summary, shown) for d, summary in known[:_DATASETS] if (shown := _histogram(summary)) is not None]
+    panels = _panels([scroll(_drawn(*one), f"Lengths of {one[0].name}") for one in drawn])
     rows = [list(_lengths(d, summary)) for d, summary in known[:_DATASETS]]
     head = ("dataset", "in", "p50", "p95", "p99", "most", "context", "beyond it", "answers cut off", "of")
     note = (
@@ -44,7 +45,9 @@ def lengths(datasets: Sequence[Dataset]) -> Html:
     others = [row for told in rows for row in told[1:]]
     more = table("Lengths in other units", head, others, kinds)
     rest = f"<details><summary>In other units</summary>{more}</details>" if others else ""
-    return Html(note + _panels(drawn) + table("Lengths", head, [told[0] for told in rows], kinds) + rest)
+    return Html(
+        note + panels + table("Lengths", head, [told[0] for told in rows], kinds) + rest + _bins([(d, shown) for d, _, shown in drawn])
+    )
 
 
 def _panels(drawn: Sequence[str]) -> str:
@@ -57,27 +60,31 @@ def _unit(summary: Mapping[str, Any]) -> str:
     return next(unit for unit in _UNITS if mapping(summary.get(unit)))
 
 
-def _drawn(dataset: Dataset, summary: Mapping[str, Any]) -> str:
+def _drawn(dataset: Dataset, summary: Mapping[str, Any], shown: Histogram) -> str:
     unit = _unit(summary)
     told = mapping(summary.get(unit))
-    shown = _histogram(summary.get("edges"), told.get("histogram"))
-    if shown is None:
-        return ""
     marks = [("most" if name == "max" else name, n) for name in _MARKS if (n := count(told.get(name))) is not None]
     return histogram(shown, marks, count(told.get("context")), dataset.name, f"{_UNITS[unit]} in a row")
 
 
-def _histogram(edges: Any, counts: Any) -> Histogram | None:
+def _bins(drawn: Sequence[tuple[Dataset, Histogram]]) -> str:
+    """The bars in numbers."""
+    counts = [{edge: n for edge, n in zip(shown.edges, shown.counts, strict=True) if n} for _, shown in drawn]
+    rows = [[Html(number(edge)), *(Html(number(of.get(edge))) for of in counts)] for edge in sorted({edge for of in counts for edge in of})]
+    inner = table("Bars", ("from", *(d.name for d, _ in drawn)), rows, ("num", *["num"] * len(drawn)))
+    return f"<details><summary>The bars in numbers</summary>{inner}</details>" if drawn else ""
+
+
+def _histogram(summary: Mapping[str, Any]) -> Histogram | None:
     """Only what can be drawn: edges that rise, and a count for each."""
+    edges, counts = summary.get("edges"), mapping(summary.get(_unit(summary))).get("histogram")
     if not (isinstance(edges, list) and isinstance(counts, list) and 0 < len(counts) == len(edges) <= _BINS):
         return None
-    ends, numbers = [finite(x) for x in edges], [count(n) for n in counts]
-    if None in ends or None in numbers or not any(numbers):
+    ends = [edge for x in edges if (edge := finite(x)) is not None and 0 <= edge < 1e12]
+    numbers = [n for x in counts if (n := count(x)) is not None]
+    if len(ends) < len(edges) or len(numbers) < len(counts) or not any(numbers) or any(a >= b for a, b in pairwise(ends)):
         return None
-    rising = tuple(float(x) for x in ends if x is not None)
-    if rising[0] < 0 or any(a >= b for a, b in pairwise(rising)):
-        return None
-    return Histogram(rising, tuple(n for n in numbers if n is not None))
+    return Histogram(tuple(ends), tuple(numbers))
 
 
 def _lengths(dataset: Dataset, summary: Mapping[str, Any]) -> Iterable[list[Html]]:
@@ -130,14 +137,22 @@ def clusters(datasets: Sequence[Dataset]) -> Html:
 def _clusters(dataset: Dataset) -> str:
     duplicates, near = dataset.summary("duplicates"), dataset.summary("near")
     kinds = {"exact": mapping(duplicates.get("exact")), "canonical": mapping(duplicates.get("canonical")), "near": near}
-    drawn = [sizes(counts, f"{kind}: clusters of so many rows") for kind, of in kinds.items() if (counts := _sizes(of.get("sizes")))]
+    found = {kind: counts for kind, of in kinds.items() if (counts := _sizes(of.get("sizes")))}
+    drawn = [sizes(counts, f"{kind}: clusters of so many rows") for kind, counts in found.items()]
     rows = [row for kind, of in kinds.items() for row in _largest(kind, of.get("largest"))]
     if not drawn and not rows:
         return ""
     panels = _panels([scroll(one, f"Clusters of {dataset.name}") for one in drawn])
     head = ("kind", "rows", "first row, from 0", "least similarity", "note")
     inner = table(f"Largest clusters of {dataset.name}", head, rows, ("", "num", "num", "num", "answer tight")) if rows else ""
-    return f"<h3>{said(dataset.name, 80)}</h3>{panels}{inner}{_template(near)}"
+    return f"<h3>{said(dataset.name, 80)}</h3>{panels}{inner}{_template(near)}{_counts(found)}"
+
+
+def _counts(found: Mapping[str, Sequence[tuple[str, int]]]) -> str:
+    """The bars in numbers."""
+    rows = [[said(kind), Html(name), Html(number(n))] for kind, counts in found.items() for name, n in counts]
+    inner = table("Sizes of clusters", ("kind", "rows in a cluster", "clusters"), rows, ("", "num", "num"))
+    return f"<details><summary>The bars in numbers</summary>{inner}</details>" if rows else ""
 
 
 def _sizes(told: Any) -> list[tuple[str, int]]:

@@ -45,15 +45,19 @@ def controls(bench, dataset: str, kinds: Kinds, *, share: bool = False) -> list[
     ]
 
 
-def _counted(bench, dataset: str, kinds: Kinds, findings):
-    """Of these kinds those that keep a row out: a remark never fails a claim."""
+def blocking(bench, dataset: str, findings):
+    """The findings that keep a row out: a remark never fails a claim."""
     import pyarrow as pa
 
     from harness.audit import outputs
+
+    return findings.filter(pa.array(outputs.blocking(findings, bench.data.policy(dataset))))
+
+
+def _counted(bench, dataset: str, kinds: Kinds, findings):
     from harness.audit.samples import wanted
 
-    chosen = wanted(findings, kinds)
-    return chosen.filter(pa.array(outputs.blocking(chosen, bench.data.policy(dataset))))
+    return blocking(bench, dataset, wanted(findings, kinds))
 
 
 def _metric(kinds: Kinds) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, identical
+from suites.data import checks
 
 pytestmark = pytest.mark.data
 
 
 def _claim(apart: str, golden_set: str) -> Claim:
-    text = f"no item of {golden_set} stands in {apart}: as a whole, nearly, or by eight words in a row"
+    text = f"no item of {golden_set} stands in {apart}: as a whole, nearly, or by thirteen words in a row"
     return Claim(f"D2.leakage[{apart},{golden_set}]", text, identical())
 
 
@@ -27,20 +28,23 @@ def test_no_golden_item_is_trained_on(claim, bench, apart, golden_set):
 
 
 def _items(bench, audit, apart: str, golden_set: str) -> Measurement:
-    """A Sample for each item that leaked, with the row it stands in; one for all the others: the clean subset."""
+    """A Sample for each item that leaked, with the first row it stands in; one for all the others: the clean subset.
+
+    Eight words in a row are listed in the summary and prove nothing: in real data they are phrases.
+    """
     import pyarrow.compute as pc
 
-    found = audit.reports["leakage"].findings
+    report = audit.reports["leakage"]
+    found = checks.blocking(bench, apart, report.findings)
     found = found.filter(pc.starts_with(found.column("item"), f"{golden_set}/"))
     items: dict[str, list[dict[str, object]]] = {}
-    for row in found.select(["item", "kind", "row", "num", "den", "detail"]).to_pylist():
+    for row in found.select(["item", "kind", "row", "num", "den"]).to_pylist():
         items.setdefault(row.pop("item"), []).append(row)
     samples = [Sample(item, 0.0, detail=_told(audit, rows)) for item, rows in sorted(items.items())]
-    summary = audit.reports["leakage"].summary
-    clean = summary["sets"][golden_set]["clean"]
+    clean = report.summary["sets"][golden_set]["items"] - len(items)
     if clean:
-        samples.append(Sample("items that no row touches", 1.0, weight=float(clean)))
-    told = {"golden": bench.whole_set(golden_set).digest, "rows": audit.rows.n, "leakage": summary}
+        samples.append(Sample("items that no row holds", 1.0, weight=float(clean)))
+    told = {"golden": bench.whole_set(golden_set).digest, "dataset": apart, "rows": audit.rows.n, "leakage": report.summary}
     return Measurement("leaked_items", tuple(samples), (bench.data.subject(apart),), told)
 
 

@@ -161,8 +161,8 @@ def test_no_row_is_missed_by_the_bound_of_bytes(tmp_path):
     rng = random.Random(3)
     for name in (None, "NFC", "NFKD"):
         root = folder(tmp_path / str(name), CHATML, name and getattr(normalizers, name)())
-        rows = [*chats(rng, 150), (("user", "prompt", "\ufdfa" * 9), ("assistant", "answer", "ok"))]
-        for context in (40, 60, 100):
+        rows = [*chats(rng, 150), (("user", "prompt", "\ufdfa" * 40), ("assistant", "answer", "ok"))]
+        for context in (40, 60, 100, 400):
             told = report(Lengths(root, context, rate=1e-9), batch(rows))
             exact = [oracle(root, row) for row in rows]
             over = {row["row"]: row["num"] for row in found(told) if row["kind"] == "over_context"}
@@ -205,7 +205,7 @@ def test_the_prompt_of_the_server_is_counted(plain):
     rows = [[("user", "prompt", "which"), ("assistant", "answer", "this")]]
     (line,) = facts(Lengths(plain, 5, "Say {input} now"), rows)
     assert line["tokens"] == oracle(plain, [("user", "prompt", "Say which now"), rows[0][1]])
-    made = report(Lengths(plain, 60, "quick fox " * 20 + "{input}", rate=1e-9), batch(rows))
+    made = report(Lengths(plain, 300, "quick fox " * 200 + "{input}", rate=1e-9), batch(rows))
     assert made.summary["tokens"]["over_context"] == 1
 
 

@@ -221,6 +221,8 @@ def test_many_copies_of_one_form_stay_fast():
     assert made.summary["findings"] == 0 and made.summary["template"]["shingles"] > 30
     some = report(Near(), batch(rows[:900]))  # fewer than the limit: all are near
     assert some.summary["findings"] == 899 and some.summary["largest"][0]["stay"] == 1
+    every = report(Near(common=5000), batch(rows))  # nothing is too common; beyond a thousand one shingle ranks as another
+    assert every.summary["findings"] == 1999 and every.summary["template"]["shingles"] == 0
 
 
 def test_the_least_similarity_has_its_limit(monkeypatch):

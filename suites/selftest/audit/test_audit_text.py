@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def flat(given: list[str]) -> Texts:
 
 
 def lists(hashes, starts) -> list[list[int]]:
-    return [hashes[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+    return [hashes[a:b].tolist() for a, b in pairwise(starts)]
 
 
 def one_to_one(left, right) -> bool:

@@ -331,6 +331,17 @@ def test_lengths_say_what_they_rest_on(audited):
     assert f"train, by tokens in a row. {', '.join(marks)}" in [i["aria-label"] for i in Page(part).images]
 
 
+def test_bars_stand_in_tables_too(audited):
+    text = (audited / "report.html").read_text("utf-8")
+    (told,) = [r["measurement"]["conditions"]["lengths"] for r in records(audited) if r["claim"]["id"] == "D3.context[train]"]
+    bars = re.search(r"The bars in numbers</summary>(.*?)</details>", section(text, "lengths"), re.S)[1]
+    column = lines(bars)[0].index("train")
+    shown = {row[0]: row[column] for row in lines(bars)[1:] if row[column] != "–"}
+    assert shown == {number(edge): number(n) for edge, n in zip(EDGES, told["tokens"]["histogram"], strict=True) if n}
+    sizes = re.search(r"The bars in numbers</summary>(.*?)</details>", section(text, "clusters"), re.S)[1]
+    assert line(sizes, "near", "8–15") == ["near", "8–15", "612"]
+
+
 def test_clusters_are_counted_and_chains_named(audited):
     part = section((audited / "report.html").read_text("utf-8"), "clusters")
     assert line(part, "near", "1204") == ["near", "1204", "4411", "0.4483 13/29", "a chain; 3 stay"]
@@ -432,6 +443,21 @@ def test_a_value_lies_in_its_bin_and_order_is_kept(edges, a, b):
     assert shown.place(low) <= shown.place(high)
     i = max(i for i, edge in enumerate(sorted(edges)) if edge <= low)
     assert i <= shown.place(low) <= i + 1
+
+
+numbers = st.one_of(st.integers(-2, 10**18), st.floats(allow_nan=False), st.sampled_from([0, 1, 10**17, 10**17 + 1, 5e-324]))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12), st.booleans(), numbers, numbers)
+def test_any_histogram_is_drawn_or_left_out(bins, ordered, mark, context):
+    bins = sorted(bins) if ordered else bins
+    told = {"p50": mark, "max": mark, "context": context, "histogram": [abs(n) for _, n in bins]}
+    claim = ClaimView("D3.context[t]", "holds", measurement={"conditions": {"lengths": {"edges": [e for e, _ in bins], "tokens": told}}})
+    shown = lengths_of(datasets_of(run_of([claim])))
+    assert "nan" not in shown
+    assert Page(shown).wrong == []
+    assert line(shown, "t", "tokens")
 
 
 # --- what is missing, what is hostile -------------------------------------------------------------
