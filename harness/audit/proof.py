@@ -102,7 +102,7 @@ def prove(
 def _twin(found: Audit, folder: Path, policy: Mapping[str, str]) -> list[Path]:
     """Writes rows that no finding blocks into ``folder``, a file for each file; at most _MOST, drawn by digest."""
     folder.mkdir(parents=True)
-    blocked = np.zeros(found.rows.n, bool)
+    blocked: Any = np.zeros(found.rows.n, bool)
     stops = outputs.blocking(found.findings, policy) | (found.findings.column("check").to_numpy() == "leakage")  # however weakly proven
     findings = found.findings.filter(pa.array(stops))
     for column in ("row", "partner"):  # a row is no clean one beside its copy in another split
@@ -110,7 +110,7 @@ def _twin(found: Audit, folder: Path, policy: Mapping[str, str]) -> list[Path]:
         blocked[named] = True
     clean = np.flatnonzero(~blocked)
     drawn = np.sort(clean[np.argsort(found.rows.digests[found.rows.unique[clean], 0], kind="stable")[:_MOST]])
-    keep = np.zeros(found.rows.n, bool)
+    keep: Any = np.zeros(found.rows.n, bool)
     keep[drawn] = True
     return _written(found, keep, folder)
 

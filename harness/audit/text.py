@@ -71,13 +71,19 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
+@cache
 def _kind(char: str) -> int:
+    kind = _spaced_kind(char)
+    return _A_WORD if kind == _IN_A_WORD and any(first <= ord(char) <= last for first, last in _UNSPACED) else kind
+
+
+def _spaced_kind(char: str) -> int:
     category = unicodedata.category(char)
     if char in ".'’" or category == "Cf" or (category == "Mn" and "VARIATION SELECTOR" in unicodedata.name(char, "")):
         return _JOINS
     if not (char.isalnum() or category[0] == "M"):
         return _SEPARATES
-    return _A_WORD if any(first <= ord(char) <= last for first, last in _UNSPACED) else _IN_A_WORD
+    return _IN_A_WORD
 
 
 @cache
@@ -85,7 +91,10 @@ def _kinds(last: int) -> Any:
     """The kind of every character up to ``last``, as a table for machine code."""
     assigned = [*range(min(last + 1, 0x40000)), *range(0xE0000, min(last + 1, 0xE0200))]  # nothing is assigned in between, and behind
     table: Any = np.zeros(last + 1, np.uint8)
-    table[assigned] = [_kind(chr(code)) for code in assigned]
+    table[assigned] = [_spaced_kind(chr(code)) for code in assigned]
+    for first, last_of in _UNSPACED:
+        block = table[first : last_of + 1]
+        block[block == _IN_A_WORD] = _A_WORD
     return table
 
 

@@ -50,6 +50,7 @@ class Data:
         self.progress = progress
         self._subjects = subjects
         self._audits: dict[str, Audit] = {}
+        self._known: dict[str, Known] = {}
         self._proofs: dict[str, Proof] = {}
 
     def spec(self, name: str) -> DataSpec:
@@ -91,6 +92,11 @@ class Data:
 
     def known(self, name: str) -> Known:
         """What is known of a dataset: decides which checks can be asked."""
+        if name not in self._known:
+            self._known[name] = self._knowledge(name)
+        return self._known[name]
+
+    def _knowledge(self, name: str) -> Known:
         from harness.audit import standard
         from harness.audit.leakage import References
 
