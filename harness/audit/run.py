@@ -455,7 +455,7 @@ _FUNCTION: list[_Work] = []
 
 
 def _start(function: _Work) -> None:
-    """Each worker gets the checks once: a leakage index may be large. It ends when its parent does, which a killed parent cannot tell it."""
+    """Each worker gets the checks once: a leakage index may be large. It ends with its parent, which tells it nothing if killed."""
     _FUNCTION[:] = [function]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

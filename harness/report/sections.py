@@ -259,14 +259,21 @@ def _rows(c: ClaimView) -> str:
     rows = [_row(c, s, keys) for s in shown]
     inner = table(f"Rows of {c.id}", ("row", "as claimed", "value", *keys), rows, ("", "", "num", *["mono"] * len(keys)))
     count = f"{len(shown)} of {len(c.samples)}" if len(shown) < len(c.samples) else str(len(shown))
-    summary = f'Rows <span class="muted">({count}; {len(bad)} break the claim)</span>'
+    broken = sum(int(s.weight) for s in bad)  # a row may stand for many
+    summary = f'Rows <span class="muted">({count}; {broken} break the claim)</span>'
     return f"<details{' open' if bad else ''}><summary>{summary}</summary>{inner}</details>"
 
 
 def _row(c: ClaimView, s: Sample, keys: Sequence[str]) -> list[Html]:
     verdict = "✗ no" if _breaks(c, s) else "✓ yes"
     value = number(s.value) if s.status == "ok" else s.status
-    return [said(s.item, 200), Html(verdict), said(value, 60), *(said_json(s.detail[k], 300) if k in s.detail else Html("") for k in keys)]
+    times = f" × {s.weight:.0f}" if s.weight > 1 else ""
+    return [
+        said(f"{s.item}{times}", 200),
+        Html(verdict),
+        said(value, 60),
+        *(said_json(s.detail[k], 300) if k in s.detail else Html("") for k in keys),
+    ]
 
 
 def _breaks(c: ClaimView, s: Sample) -> bool:

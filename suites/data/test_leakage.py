@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, identical
@@ -51,5 +53,5 @@ def _items(bench, audit, apart: str, golden_set: str) -> Measurement:
 def _told(audit, rows) -> dict[str, object]:
     """Where an item leaked, by its first row, and how that was proven."""
     first = rows[0]
-    line = int(audit.rows.line[first["row"]])
-    return {"proof": first["kind"], "line": line, "score": f"{first['num']}/{first['den']}", "rows": len(rows)}
+    place = f"{Path(audit.rows.files[audit.rows.file[first['row']]]).name}:{audit.rows.line[first['row']]}"
+    return {"proof": first["kind"], "line": place, "score": f"{first['num']}/{first['den']}", "rows": len(rows)}

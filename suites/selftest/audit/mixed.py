@@ -6,13 +6,22 @@ import json
 import random
 from pathlib import Path
 
-WORDS = (
-    "amber autumn bitter bright careful clever copper distant dusty eager fertile formal gentle golden hollow humble lively modern "
-    "narrow noble patient quiet rapid remote rural silent simple slender steady tender velvet warm anchors arrows baskets beacons "
-    "bridges brushes cabins candles castles clouds cottages dancers deserts engines farmers ferries fields flutes forests gardens "
-    "glaciers harbours islands jackets kettles ladders lanterns libraries markets meadows mirrors museums orchards paintings"
-).split()
-BROKEN = (b'{"messages": [', b"null", b'{"messages": "no list"}', b'{"text": "\\ud800"}', b"\xff\xfe not UTF-8", b'{"nothing": 1}', b'{"prompt": 3}')
+_LEXICON = """
+amber autumn bitter bright careful clever copper distant dusty eager fertile formal gentle golden hollow humble lively modern
+narrow noble patient quiet rapid remote rural silent simple slender steady tender velvet warm anchors arrows baskets beacons
+bridges brushes cabins candles castles clouds cottages dancers deserts engines farmers ferries fields flutes forests gardens
+glaciers harbours islands jackets kettles ladders lanterns libraries markets meadows mirrors museums orchards paintings
+"""
+WORDS = _LEXICON.split()
+BROKEN = (
+    b'{"messages": [',
+    b"null",
+    b'{"messages": "no list"}',
+    b'{"text": "\\ud800"}',
+    b"\xff\xfe not UTF-8",
+    b'{"nothing": 1}',
+    b'{"prompt": 3}',
+)
 
 
 def said(rng: random.Random, n: int) -> str:
@@ -31,7 +40,13 @@ def row(rng: random.Random, i: int) -> bytes:
     question, answer = said(rng, 12), said(rng, rng.randint(4, 40))
     forms = (
         {"id": f"r{i}", "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]},
-        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": answer},
+            ]
+        },
         {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]},
         {"instruction": question, "input": "", "output": answer},
         {"prompt": question, "completion": answer},
@@ -55,11 +70,19 @@ def rows(n: int, seed: int = 0) -> list[bytes]:
         elif kind < 0.10 and made:
             made.append(rng.choice(made).replace(b".", b"!"))
         elif kind < 0.12 and made:
-            made.append(rng.choice(made).replace(b"a", b"A", 1))
+            question = said(rng, 12)
+            made += [json.dumps({"prompt": question, "completion": said(rng, 6)}).encode() for _ in range(2)]  # two answers
+        elif kind < 0.13 and made:
+            text = said(rng, 60)
+            made += [json.dumps({"text": text + end}).encode() for end in ("", " It is late.")]
         elif kind < 0.14:
             made.append(json.dumps({"prompt": said(rng, 5), "completion": rng.choice(leaked)}).encode())
         elif kind < 0.16:
-            made.append(json.dumps({"prompt": said(rng, 5), "completion": f"Write to ann.{rng.choice(WORDS)}@mail.com or call 030 901820."}).encode())
+            made.append(
+                json.dumps(
+                    {"prompt": said(rng, 5), "completion": f"Write to ann.{rng.choice(WORDS)}@mail.com or call 030 901820."}
+                ).encode()
+            )
         elif kind < 0.18:
             made.append(rng.choice(BROKEN))
         elif kind < 0.20:
