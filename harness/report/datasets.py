@@ -132,8 +132,9 @@ _ACTIONS = {"violation": "block", "remark": "remark", "allowed": "remark", "bloc
 
 
 def kinds_of(dataset: Dataset) -> list[Kind]:
-    """Every kind of finding that was made: as the claims list them all, else out of the summaries of the checks."""
-    listed = dict(_entries("", dataset.summary("findings"), ""))
+    """Every kind of finding that was made: as the claims list them, each those it rests on, else out of the summaries of the checks."""
+    said = [mapping(told(c).get("findings")) for c in dataset.claims]
+    listed = {name: entry for findings in said for name, entry in _entries("", findings, "")}
     found = listed or {name: entry for check in sorted({*_COUNTED, *_LISTED}) for name, entry in _of_check(check, dataset.summary(check))}
     blocking = {f"{f.get('check')}.{f.get('kind')}" for c in dataset.claims for _, findings in flagged(c) for f in findings}
     return [Kind(name, n, action or ("block" if name in blocking else "")) for name, (n, action) in sorted(found.items()) if n]

@@ -22,7 +22,7 @@ def measured(bench, dataset: str, kinds: Kinds, *, share: bool = False) -> Measu
     old = _counted(bench, dataset, kinds, audit.findings.filter(pa.array(~settled.new)))
     only_old = set(old.column("row").to_pylist()) - set(fresh.column("row").to_pylist())
     samples = per_row(audit, fresh, flagged=float(share), known=len(only_old))
-    told = {"dataset": dataset, "rows": audit.rows.n, "read": audit.summaries["read"], "findings": _by_kind(bench, dataset, audit, kinds)}
+    told = {"dataset": dataset, "rows": audit.rows.n, "read": audit.summaries["read"], "findings": by_kind(bench, dataset, audit, kinds)}
     told |= {name: audit.summaries[name] for name in kinds if name in audit.reports}
     if bench.data.spec(dataset).baseline or bench.data.spec(dataset).waivers:
         told["settled"] = settled.to_dict()
@@ -46,19 +46,18 @@ def controls(bench, dataset: str, kinds: Kinds, *, share: bool = False) -> list[
     ]
 
 
-def _by_kind(bench, dataset: str, audit, kinds: Kinds) -> dict[str, dict[str, object]]:
+def by_kind(bench, dataset: str, audit, kinds: Kinds) -> dict[str, dict[str, object]]:
     """Of each kind how many findings there are, in how many rows, and whether it keeps them out."""
     from harness.audit import outputs
     from harness.audit.samples import wanted
 
     found = wanted(audit.findings, kinds).group_by(["check", "kind"]).aggregate([("row", "count"), ("row", "count_distinct")])
+    counted = {f"{said['check']}.{said['kind']}": said for said in found.to_pylist()}
     policy = bench.data.policy(dataset)
     return {
-        f"{said['check']}.{said['kind']}": {
-            "findings": said["row_count"], "rows": said["row_count_distinct"], "action": outputs.action(policy, f"{said['check']}.{said['kind']}")
-        }
-        for said in sorted(found.to_pylist(), key=lambda said: (said["check"], said["kind"]))
-    }  # fmt: skip
+        name: {"findings": said["row_count"], "rows": said["row_count_distinct"], "action": outputs.action(policy, name)}
+        for name, said in sorted(counted.items())
+    }
 
 
 def blocking(bench, dataset: str, findings):

@@ -46,7 +46,13 @@ def _items(bench, audit, apart: str, golden_set: str) -> Measurement:
     clean = report.summary["sets"][golden_set]["items"] - len(items)
     if clean:
         samples.append(Sample("items that no row holds", 1.0, weight=float(clean)))
-    told = {"golden": bench.whole_set(golden_set).digest, "dataset": apart, "rows": audit.rows.n, "leakage": report.summary}
+    told = {
+        "golden": bench.whole_set(golden_set).digest,
+        "dataset": apart,
+        "rows": audit.rows.n,
+        "leakage": report.summary,
+        "findings": checks.by_kind(bench, apart, audit, {"leakage": None}),
+    }
     return Measurement("leaked_items", tuple(samples), (bench.data.subject(apart),), told)
 
 
