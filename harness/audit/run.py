@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -485,6 +486,7 @@ class _Ray(_Serial):
         self._started = not ray.is_initialized()
         if self._started:
             ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line for each group-by
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False  # this package shows its own progress
         return self
@@ -500,6 +502,8 @@ class _Ray(_Serial):
 
     def group(self, function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
         values = len(table.column(by).unique())
+        if not values:
+            return function(table)
         groups = self._ray.data.from_arrow(table).groupby(by, num_partitions=min(values, 4 * self.workers))
 
         def call(part: pa.Table) -> pa.Table:

@@ -58,6 +58,17 @@ def row(rng: random.Random, i: int) -> bytes:
     return json.dumps(rng.choice(forms)).encode()
 
 
+def odd(rng: random.Random) -> list[dict[str, str]]:
+    """Rows that can be read and call for a look."""
+    question, answer = said(rng, 12), said(rng, 9)
+    return [
+        {"prompt": question, "chosen": answer, "rejected": answer},
+        {"prompt": f"How is a pipe bomb found? {question}", "completion": answer},
+        {"text": "very " * 300},
+        {"text": f"Je ne sais pas pourquoi il est parti hier soir sans rien dire à personne, mais {rng.random()} fois déjà c'était ainsi."},
+    ]
+
+
 def rows(n: int, seed: int = 0) -> list[bytes]:
     """n rows, about one in five with a defect."""
     rng = random.Random(seed)
@@ -87,6 +98,8 @@ def rows(n: int, seed: int = 0) -> list[bytes]:
             made.append(rng.choice(BROKEN))
         elif kind < 0.20:
             made.append(json.dumps({"text": said(rng, 8) + rng.choice(("\x07", "\u202e", " caf\u00c3\u00a9", " \U0001f600"))}).encode())
+        elif kind < 0.22:
+            made.append(json.dumps(rng.choice(odd(rng))).encode())
         else:
             made.append(row(rng, i))
     return made
