@@ -17,7 +17,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     specs = [settings.data[name] for name in settings.audited]
     asked = {
         "dataset": [s.name for s in specs],
-        "answered": [s.name for s in specs if s.form not in ("text", "request")],
+        "answered": [s.name for s in specs if s.form not in ("text", "request") and not _of_pairs(s)],
         "read": [s.name for s in specs if s.tokenizer],
         "split": [s.name for s in specs if s.splits],
         "cleaned": [s.name for s in specs if s.raw],
