@@ -74,6 +74,7 @@ KINDS = [
     (Claim("j.kappa", "t", at_least(0.4), estimand="kappa", expected=0.7), CODE),
     (Claim("j.alpha", "t", at_least(0.4), estimand="alpha_ordinal", expected=0.7), CODE),
     (Claim("x.same", "t", identical()), BINARY),
+    (Claim("x.share", "t", at_most(0.4), estimand="exact_share"), BINARY),
 ]
 CASES = st.sampled_from(KINDS).flatmap(
     lambda kind: st.tuples(st.just(kind[0]), st.lists(st.tuples(kind[1], kind[1]), min_size=4, max_size=70))
@@ -93,6 +94,15 @@ def test_the_order_of_rows_does_not_matter(case, rng):
     shuffled = list(data.samples)
     rng.shuffle(shuffled)
     assert judge(claim, data) == judge(claim, replace(data, samples=tuple(shuffled)))
+
+
+@few
+@given(st.lists(BINARY, min_size=1, max_size=30), st.sampled_from([at_most(0.4), at_least(0.6), within(0.2, 0.8)]))
+def test_one_row_for_many_alike_says_what_many_rows_say(values, bound):
+    claim = Claim("x.share", "t", bound, estimand="exact_share")
+    each = tuple(Sample(f"i{i}", value) for i, value in enumerate(values))
+    alike = tuple(Sample(f"all {value}", value, weight=float(values.count(value))) for value in sorted(set(values)))
+    assert judge(claim, Measurement("m", each)) == judge(claim, Measurement("m", alike))
 
 
 @few
