@@ -304,6 +304,8 @@ def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, Dat
     kinds = {"str": str, "int": int, "tuple[str, ...]": list, "Mapping[str, Sequence[str]]": dict}
     shape = {f.name: kinds[str(f.type)] for f in fields(DataSpec) if f.name != "name"}
     found = {}
+    if not isinstance(data.get("data", {}), dict):
+        raise ConfigError(f"{reader.path}: data = {data['data']!r}, expected tables [data.NAME]")
     for name in data.get("data", {}):
         table = reader.table(data["data"], name, shape, "data")
         where = f"{reader.path}: [data.{name}]"

@@ -79,6 +79,9 @@ class MissingNeed(HarnessError):
         self.why = why
         self.how = how
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # raised in a worker, it travels to the parent
+        return type(self), (self.need, self.why, self.how)
+
 
 def nearest(word: str, known: list[str]) -> str:
     """A clause for an error message: the nearest known word, and all of them."""

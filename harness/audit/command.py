@@ -32,7 +32,7 @@ _HELP = """examples:
   python -m harness data prove train.jsonl                                   plant known defects in a copy: what each check finds
   python -m harness data diff old.jsonl new.jsonl                            rows added, removed, changed; changed answers
   python -m harness data lock train.jsonl --write data.lock                  digests of files and rows ...
-  python -m harness data verify data.lock train.jsonl                        ... and the first line that differs
+  python -m harness data verify data.lock train.jsonl                        ... and which rows differ first
 """
 
 
@@ -138,6 +138,8 @@ def _audit(args: argparse.Namespace) -> int:
     dataset, known = _checked(args)
     waivers = baseline.read_waivers(args.waivers, datetime.now(UTC).date()) if args.waivers else ()
     accepted = baseline.read_baseline(args.baseline) if args.baseline else None
+    if args.out:
+        _make(args.out)  # before there is work to lose
     checks = standard.checks(known)
     policy = outputs.policy_of(dict.fromkeys(args.allow, "remark"), {check.name for check in checks})
     found = _run(args, dataset, checks)
@@ -179,7 +181,6 @@ def _write(args: argparse.Namespace, found: Audit, settled: Any, policy: Any) ->
     from harness import __version__
     from harness.audit import croissant, manifest, outputs, rows
 
-    args.out.mkdir(parents=True, exist_ok=True)
     made = outputs.write_outputs(
         args.out, found.rows, found.findings, rows.read(found.dataset.files), settled=settled, policy=policy, version=__version__
     )
@@ -188,16 +189,32 @@ def _write(args: argparse.Namespace, found: Audit, settled: Any, policy: Any) ->
     card = croissant.Card(found.dataset.name, licence=args.licence, version=args.version, source=tuple(args.source), changes=args.changes)
     described = croissant.build(card, found.rows, locked)
     croissant.write_croissant(args.out / "croissant.json", described)
-    (args.out / "summary.json").write_text(json.dumps(found.summaries, indent=1, ensure_ascii=False, allow_nan=False), "utf-8")
+    _write_json(args.out / "summary.json", found.summaries)
     for name in croissant.missing(described, Path(os.path.commonpath([path.absolute().parent for path in args.file]))):
         print(f"croissant  lacks {name}")
-    print(f"written    {args.out}: {made}")
+    print(f"written    {args.out}: {made['clean']} of {made['rows']} rows in clean.jsonl, {made['blocked']} in blocked.jsonl, with reasons")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuditError(f"--out {folder}: {error.strerror}; expected a folder, or a name that nothing has yet") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    from harness.audit.writing import whole
+
+    with whole(path) as stream:
+        stream.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace"))
 
 
 def _prove(args: argparse.Namespace) -> int:
     require()
     from harness.audit import proof, standard
 
+    if args.each < 1:
+        raise AuditError(f"--each {args.each}: expected at least 1 defect of each kind")
     dataset, known = _checked(args)
     found = proof.prove(dataset, known, lambda d: _run(args, d, standard.checks(known)), each=args.each)
     print(found.text())
@@ -217,7 +234,7 @@ def _diff(args: argparse.Namespace) -> int:
     found = manifest.diff(*(manifest.index(_rows_of(args, [path])) for path in (args.before, args.after)))
     print(found.text(), end="")
     if args.json:
-        args.json.write_text(json.dumps(found.to_dict(), indent=1), "utf-8")
+        _write_json(args.json, found.to_dict())
     return 0
 
 

@@ -405,6 +405,8 @@ class _Disagreements:
 
 def _disagreements(row: Any, prompt: Any, said: Any, copies: Any) -> _Disagreements:
     """Of rows (ascending) with their prompts (named by their first row) and what each says (a number): those of prompts with several."""
+    again = np.bincount(prompt, minlength=len(copies))[prompt] > 1  # of a prompt that one row asks there is nothing to compare
+    row, prompt, said = row[again], prompt[again], said[again]
     pair, at, of = np.unique(prompt.astype(np.int64) << 32 | said, return_index=True, return_inverse=True)
     of_prompt = pair >> 32  # of each different thing said; ascending
     variants = np.bincount(of_prompt, minlength=len(copies))

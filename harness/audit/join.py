@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _NO_CUT = 2**31 - 1
+_PIVOTS = 4
+_ROUNDING = 1e-9  # of distances: far more than that of doubles, so that no pair is left out that integers would tell apart
 _LIMIT = 1_000_000  # of a threshold's denominator: times the largest set it stays far below 2**63
 
 
@@ -307,13 +309,29 @@ def _leaders(
 def _least(
     tokens: Any, starts: Any, ends: Any, sizes: Any, members: Any, groups: Any, nums: Any, dens: Any
 ) -> None:  # pragma: no cover - machine code
+    """Jaccard distance is a metric (Levandowsky, Winter 1971), so two sets that are near a third cannot be far apart: what the distances
+    to the first few members prove to be no less similar than the least pair so far is not compared."""
+    longest = 1
     for c in range(len(groups) - 1):
-        num, den = np.int64(1), np.int64(1)
-        for i in range(groups[c], groups[c + 1]):
-            for j in range(groups[c], i if num > 0 else 0):
+        longest = max(longest, groups[c + 1] - groups[c])
+    away: Any = np.empty((longest, _PIVOTS), np.float64)
+    for c in range(len(groups) - 1):
+        num, den, first = np.int64(1), np.int64(1), groups[c]
+        for i in range(first, groups[c + 1]):
+            for j in range(first, i if num > 0 else first):
+                if j - first >= _PIVOTS:
+                    apart = 1.0
+                    for pivot in range(_PIVOTS):
+                        apart = min(apart, away[i - first, pivot] + away[j - first, pivot])
+                    if (1.0 - apart - _ROUNDING) * den >= num:
+                        continue
                 shared, union = _similarity(tokens, starts, ends, sizes, members[i], members[j])
+                if j - first < _PIVOTS:
+                    away[i - first, j - first] = 1.0 - shared / max(union, 1)
                 if shared * den < num * union:
                     num, den = shared, union
+            for pivot in range(i - first, _PIVOTS):  # it is one, or comes before it
+                away[i - first, pivot] = 0.0 if pivot == i - first else 1.0
         nums[c], dens[c] = num, den
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from harness.audit.model import DIGEST, PARTS, ROLES, Batch, Group, Report, Rows, Texts, digest_array, finding_rows
+from harness.audit.model import DIGEST, PARTS, ROLES, Batch, Group, Report, Rows, Texts, digest_array, finding_rows, no_findings
 from harness.errors import AuditError
 from harness.stats.intervals import clopper_pearson
 
@@ -68,9 +68,10 @@ def _table() -> Any:
         if category == "Nd":
             table[point] = SCRIPTS.index("digits")
         elif category[0] == "L":
-            name = unicodedata.name(chr(point), "")
-            script = next((script for start, script in _NAMES.items() if name.startswith(start)), "other letters")
-            table[point] = SCRIPTS.index(script)
+            first, _, rest = unicodedata.name(chr(point), "").replace("-", " ").partition(" ")
+            if first in ("FULLWIDTH", "HALFWIDTH"):
+                first = f"{first} {rest.partition(' ')[0]}"
+            table[point] = SCRIPTS.index(_NAMES.get(first, "other letters"))
     return table
 
 
@@ -156,13 +157,14 @@ class Language:
 
     def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
         """Findings: "script", "language" (a row unlike the declared ones), "answer" (in another script or language than asked)."""
-        counts: Any = np.zeros((rows.t, len(SCRIPTS)), np.int64)
         text = facts.column("text").to_numpy()
+        counts: Any = np.zeros((rows.t, len(SCRIPTS)), np.int64)
         counts[text] = facts.column("scripts").combine_chunks().flatten().to_numpy().reshape(-1, len(SCRIPTS))
         language: Any = np.full(rows.t, None, dtype=object)
         sure: Any = np.zeros(rows.t)
-        language[text] = facts.column("language").to_pylist()
-        sure[text] = np.nan_to_num(facts.column("sure").to_numpy())
+        asked = facts.filter(facts.column("language").is_valid())
+        language[asked.column("text").to_numpy()] = np.array([*asked.column("language").to_pylist(), None], object)[:-1]
+        sure[asked.column("text").to_numpy()] = np.nan_to_num(asked.column("sure").to_numpy())
         findings = pa.concat_tables(
             [self._foreign(counts, rows), self._other(language, sure, rows), self._answers(counts, language, sure, rows)]
         )
@@ -173,8 +175,10 @@ class Language:
         """Rows most of whose letters belong to no declared language."""
         allowed = {script for language in self.languages for script in WRITTEN.get(language, {"latin"})}
         outside = [i for i, script in enumerate(SCRIPTS[:LETTERS]) if script not in allowed]
+        if not self.languages:
+            return no_findings()
         by_row = _by_row(counts[:, outside].sum(axis=1), rows), _by_row(counts[:, :LETTERS].sum(axis=1), rows)
-        bad = np.flatnonzero((by_row[1] >= ENOUGH) & (by_row[0] > self.foreign * by_row[1]) & bool(self.languages))
+        bad = np.flatnonzero((by_row[1] >= ENOUGH) & (by_row[0] > self.foreign * by_row[1]))
         entry, physical = rows.copies(bad)
         num, den = by_row[0][bad][entry], by_row[1][bad][entry]
         detail = f"letters in other scripts than those of {', '.join(self.languages)}"
@@ -247,14 +251,28 @@ def _last(rows: Rows, part: str, role: str) -> Any:
     return last
 
 
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _add_up(starts: Any, text: Any, copies: Any, counts: Any, letters: int, characters: Any, rows_of: Any) -> None:  # pragma: no cover
+    """Characters of each script, and rows by the script most of their letters have; the last: rows without letters."""
+    of_row: Any = np.zeros(len(characters), np.int64)
+    for row in range(len(copies)):
+        of_row[:] = 0
+        for m in range(starts[row], starts[row + 1]):
+            for script in range(len(characters)):
+                of_row[script] += counts[text[m], script]
+        most = 0
+        for script in range(len(characters)):
+            characters[script] += of_row[script] * copies[row]
+            if script < letters and of_row[script] > of_row[most]:
+                most = script
+        rows_of[most if of_row[most] > 0 else letters] += copies[row]
+
+
 def _scripts(counts: Any, rows: Rows) -> dict[str, Any]:
     """Characters of each script over all physical rows, and rows by the script most of their letters have."""
-    copies = np.bincount(rows.unique, minlength=rows.u)
-    held = np.bincount(rows.text, weights=copies[rows.row_of], minlength=rows.t).astype(np.int64)
-    characters = (counts * held[:, None]).sum(axis=0)
-    by_row = np.stack([_by_row(counts[:, i], rows) for i in range(LETTERS)], axis=1)
-    most = np.where(by_row.sum(axis=1) > 0, by_row.argmax(axis=1), LETTERS)
-    rows_of = np.bincount(most, weights=copies, minlength=LETTERS + 1).astype(np.int64)
+    characters: Any = np.zeros(len(SCRIPTS), np.int64)
+    rows_of: Any = np.zeros(LETTERS + 1, np.int64)
+    _add_up(rows.starts, rows.text, np.bincount(rows.unique, minlength=rows.u), counts, LETTERS, characters, rows_of)
     named = (*SCRIPTS[:LETTERS], "no letters")
     return {
         "characters": {script: int(n) for script, n in zip(SCRIPTS, characters, strict=True) if n},

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -277,17 +278,31 @@ def finding_rows(check: str, kind: str | Sequence[str], row: Any, **columns: Any
 # --- checks ---------------------------------------------------------------------------------------
 
 
-Group = Callable[[Callable[[pa.Table], pa.Table], pa.Table, str], pa.Table]
-"""``group(function, table, by)``: calls ``function`` with the lines of each value of the int column ``by`` and puts the results one
-behind the other, in order of the value. What one process does in a loop is a shuffle elsewhere: ``function`` may see no other lines."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``group(function, table, by)``: calls ``function`` with the lines of each value of the int column ``by`` and puts the results one
+    behind the other, in order of the value. What one process does in a loop is a shuffle elsewhere: ``function`` may see no other lines.
+
+    ``kept`` is a folder of this check's own, named by its options and the package's code, in which it may leave what makes the next audit
+    of the dataset cheaper, never different; None where nothing is kept.
+    """
+
+    shuffle: Callable[[Callable[[pa.Table], pa.Table], pa.Table, str], pa.Table]
+    kept: Path | None = None
+
+    def __call__(self, function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
+        return self.shuffle(function, table, by)
 
 
-def in_turn(function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
-    """The Group of one process."""
+def _in_turn(function: Callable[[pa.Table], pa.Table], table: pa.Table, by: str) -> pa.Table:
     values = table.column(by).to_numpy()
     order = np.argsort(values, kind="stable")
     ends: Any = np.flatnonzero(np.diff(values[order])) + 1
     return pa.concat_tables([function(table.take(pa.array(lines))) for lines in np.split(order, ends)])
+
+
+in_turn = Group(_in_turn)
+"""The Group of one process."""
 
 
 class Check(Protocol):
@@ -328,16 +343,42 @@ def merge(tables: Iterable[pa.Table], key: str) -> pa.Table:
     return whole.take(pa.array(order[new]))
 
 
-def numbered(facts: pa.Table, key: str, digests: Any) -> pa.Table:
+def numbered(facts: pa.Table, key: str, digests: Any, seen: dict[str, tuple[Any, Any, Any]] | None = None) -> pa.Table:
     """``facts`` with the key column as a number: the place of its digest in ``digests``; ascending, one line a key.
 
     Keys that are not there (rows that left the dataset) are dropped, and so are a key's second lines: facts depend on
-    the key alone, so they are the same.
+    the key alone, so they are the same. Several checks have facts of all texts: given one dict ``seen`` for all of them,
+    the same keys are looked up once.
     """
-    place = lookup(digests, digests_of(facts.column(key)))
-    order = np.argsort(place, kind="stable")
-    ordered = place[order]
-    kept = ordered >= 0
-    kept[1:] &= ordered[1:] != ordered[:-1]
-    taken = facts.take(pa.array(order[kept]))
-    return taken.set_column(taken.schema.get_field_index(key), key, pa.array(ordered[kept], pa.int32()))
+    asked = digests_of(facts.column(key))
+    before = (seen or {}).get(key)
+    if before is not None and np.array_equal(before[0], asked):
+        _, lines, numbers = before
+    else:
+        place = lookup(digests, asked)
+        order = np.argsort(place, kind="stable")
+        ordered = place[order]
+        kept = ordered >= 0
+        kept[1:] &= ordered[1:] != ordered[:-1]
+        lines, numbers = order[kept], ordered[kept]
+        if seen is not None:
+            seen[key] = asked, lines, numbers
+    taken = _taken(facts, lines)
+    return taken.set_column(taken.schema.get_field_index(key), key, pa.array(numbers, pa.int32()))
+
+
+def _taken(facts: pa.Table, lines: Any) -> pa.Table:
+    """Lines of a table; of large lists only where they begin and how long they are (a list view)."""
+    columns, at = [], pa.array(lines)
+    for column in facts.columns:
+        if pa.types.is_large_list(column.type):
+            whole = [chunk for chunk in column.chunks if len(chunk)]
+            before = np.cumsum([0, *(len(chunk.values) for chunk in whole)])
+            begins = [chunk.offsets.to_numpy() + start for chunk, start in zip(whole, before[:-1], strict=True)]
+            begin = np.concatenate([np.zeros(0, np.int64), *(one[:-1] for one in begins)])[lines]
+            end = np.concatenate([np.zeros(0, np.int64), *(one[1:] for one in begins)])[lines]
+            values = pa.concat_arrays([pa.array([], column.type.value_type), *(chunk.values for chunk in whole)])
+            columns.append(pa.LargeListViewArray.from_arrays(pa.array(begin), pa.array(end - begin), values))
+        else:
+            columns.append(column.take(at))
+    return pa.Table.from_arrays(columns, names=facts.column_names)

@@ -23,20 +23,18 @@ its near duplicate. So each finding names a partner that stays, and the exact si
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from harness.audit import join, text
+from harness.audit import join, text, threads, vocabulary
 from harness.audit.duplicates import canonical_facts, canonical_of, conversations, spoken
 from harness.audit.join import Sets
 from harness.audit.keys import dense
@@ -47,8 +45,6 @@ __all__ = ["Near"]
 
 _BUDGET = 2_000_000_000  # shingles compared to find the least similarity inside clusters: seconds
 _LARGEST = 20  # clusters told of one by one
-_UNSHARED = -1
-_CLASSES = 1024  # of frequency, by which shingles are ranked: above it one is as common as another, unless it is template
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Near:
     def finish(self, facts: pa.Table, rows: Rows, group: Group) -> Report:
         num, den = self.fraction
         units = _units(facts, rows)
-        sets, lost, template = _sets(units, self.common)
+        sets, lost, template = _sets(units, self.common, group.kept)
         label = self._clusters(sets, group)
         sizes = np.bincount(label, minlength=len(label))
         members = np.flatnonzero(sizes[label] > 1)
@@ -112,7 +108,7 @@ class Near:
     def _clusters(self, sets: Sets, group: Group) -> Any:
         num, den = self.fraction
         if self.parts == 1:
-            return join.clusters(sets, num, den, threads=_threads())
+            return join.clusters(sets, num, den, threads=threads.count())
         which, part = join.shuffled(sets, num, den, self.parts)
         taken = sets.taken(which)
         lists = pa.LargeListArray.from_arrays(pa.array(taken.starts), pa.array(taken.tokens))
@@ -139,22 +135,6 @@ def _edge_table(left: Any, right: Any) -> pa.Table:
     return pa.table({"left": pa.array(left, pa.int64()), "right": pa.array(right, pa.int64())})
 
 
-def _threads() -> int:
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _each(work: Callable[[int], Any], jobs: int) -> list[Any]:
-    """``work(0)`` to ``work(jobs - 1)`` at once; what machine code does meanwhile holds no lock."""
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(work, range(jobs)))
-
-
-def _shares(ends: Any, jobs: int) -> list[slice]:
-    """Ranges of about equal work: ``ends`` are running totals, from 0."""
-    cuts: Any = np.searchsorted(ends[1:-1], np.linspace(0, ends[-1], jobs + 1)[1:-1])
-    return [slice(a, b) for a, b in itertools.pairwise([0, *cuts.tolist(), len(ends) - 1])]
-
-
 # --- units ----------------------------------------------------------------------------------------
 
 
@@ -164,6 +144,7 @@ class _Units(NamedTuple):
     row: Any  # int64[n]: the first physical row of each
     starts: Any  # int64[n + 1]
     texts: Any  # int32: the texts of unit i are texts[starts[i]:starts[i + 1]]
+    keys: Any  # (t, 2) uint64: the canonical digest of each text
     flat: Any  # uint64: the shingles of all facts, those of text i being flat[begin[i]:end[i]]
     begin: Any
     end: Any
@@ -190,105 +171,46 @@ def _units(facts: pa.Table, rows: Rows) -> _Units:
     pair = np.sort(of_first[rows.row_of[message]] * (len(example) + 1) + canonical)
     pair = pair[np.concatenate((np.ones(min(1, len(pair)), bool), pair[1:] != pair[:-1]))]
     unit, texts = np.divmod(pair, len(example) + 1)
-    lists = facts.column("shingles").combine_chunks()
-    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
-    offsets, of_text = lists.offsets.to_numpy(), fact[rows.text[message[example]]]
+    (lists,) = facts.column("shingles").chunks  # numbered facts are in one piece
+    of_text = fact[rows.text[message[example]]]
+    begin = lists.offsets.to_numpy()[of_text]
     return _Units(
         rows.first[held[first]],
         np.concatenate(([0], np.cumsum(np.bincount(unit, minlength=len(first))))).astype(np.int64),
         texts.astype(np.int32),
+        digests[rows.text[message[example]]],
         lists.values.to_numpy(),
-        offsets[of_text],
-        offsets[of_text + 1],
+        begin,
+        begin + lists.sizes.to_numpy()[of_text],
         int((~says[rows.unique]).sum()),
     )
 
 
-# --- document frequencies -------------------------------------------------------------------------
-# Shingles are dealt out by their high bits, so that the table of one bucket fits the processor's cache; each worker deals the texts of its
-# range, then counts the buckets of its own, then goes through its texts again and takes each shingle's rank from where it was put.
+# --- sets -----------------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _counted(flat: Any, begin: Any, end: Any, shift: Any, counts: Any) -> None:  # pragma: no cover - machine code
-    for t in range(len(begin)):
-        for i in range(begin[t], end[t]):
-            counts[flat[i] >> shift] += 1
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _dealt(flat: Any, begin: Any, end: Any, weight: Any, shift: Any, at: Any, keys: Any, weights: Any) -> None:  # pragma: no cover
-    for t in range(len(begin)):
-        for i in range(begin[t], end[t]):
-            bucket = flat[i] >> shift
-            keys[at[bucket]], weights[at[bucket]] = flat[i], weight[t]
-            at[bucket] += 1
-
-
-@njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
-def _class(df: Any, common: int) -> Any:  # pragma: no cover - machine code
-    """0 to _CLASSES, rising with df; template by itself in the last."""
-    return _CLASSES if df > common else min(df, _CLASSES - 1)
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _bucket(keys: Any, weights: Any, common: int, frequency: Any) -> int:  # pragma: no cover - machine code
-    """The df of each shingle, in place: ``keys`` become numbers, by first appearance, ``weights[number]`` its df, at most common + 1."""
-    size = 16
-    while size < 2 * len(keys):
-        size *= 2
-    table: Any = np.empty(size, np.uint64)
-    number: Any = np.full(size, -1, np.int32)
-    mask, found = np.uint64(size - 1), 0
-    for i in range(len(keys)):
-        key, weight = keys[i], weights[i]
-        slot = key & mask
-        while number[slot] >= 0 and table[slot] != key:
-            slot = (slot + np.uint64(1)) & mask
-        if number[slot] < 0:
-            table[slot], number[slot] = key, found
-            weights[found] = 0
-            found += 1
-        at = number[slot]
-        weights[at] = min(np.int64(weights[at]) + weight, common + 1)
-        keys[i] = np.uint64(at)
-    for at in range(found):
-        frequency[_class(weights[at], common)] += 1
-    return found
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _rank(keys: Any, weights: Any, found: int, common: int, next_rank: Any) -> None:  # pragma: no cover - machine code
-    for at in range(found):
-        df = weights[at]
-        own = _class(df, common)
-        weights[at] = next_rank[own] if df > 1 else _UNSHARED
-        next_rank[own] += 1
-    for i in range(len(keys)):
-        keys[i] = np.uint64(np.int64(weights[np.int64(keys[i])]))
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _taken(
-    flat: Any, begin: Any, end: Any, weight: Any, common: int, cut: int, shift: Any, at: Any, keys: Any, ranks: Any, place: Any, counts: Any
+def _by_rank(
+    ids: Any, begin: Any, end: Any, whole: Any, rank: Any, cut: int, place: Any, ranks: Any, counts: Any
 ) -> None:  # pragma: no cover - machine code
     """The ranks of each text, ascending, from ``place[t]`` on. In ``counts``: how many, how many in no other text, how many template."""
     for t in range(len(begin)):
-        whole = weight[t] > common
-        alone: Any = 0
-        template: Any = 0
-        n = 0
+        alone, template, last, ordered = np.int64(0), np.int64(0), np.int64(-1), True
+        at = place[t]
         for i in range(begin[t], end[t]):
-            bucket = flat[i] >> shift
-            rank = np.int64(keys[at[bucket]])
-            at[bucket] += 1
-            template += rank >= cut
-            alone += rank == _UNSHARED
-            if rank >= 0 and not whole:
-                ranks[place[t] + n] = rank
-                n += 1
-        ranks[place[t] : place[t] + n].sort()
-        counts[t, 0], counts[t, 1], counts[t, 2] = n, alone, template
+            own = np.int64(rank[ids[i]])
+            if own < 0:
+                alone += 1
+                continue
+            template += own >= cut
+            if not whole[t]:
+                ranks[at] = own
+                ordered &= own > last
+                last = own
+                at += 1
+        if not ordered:
+            ranks[place[t] : at].sort()
+        counts[t, 0], counts[t, 1], counts[t, 2] = at - place[t], alone, template
 
 
 class _Ranked(NamedTuple):
@@ -302,56 +224,44 @@ class _Ranked(NamedTuple):
     template: int  # of these
 
 
-def _ranked(units: _Units, weight: Any, common: int) -> _Ranked:
-    flat, jobs = units.flat, _threads()
-    lengths = units.end - units.begin
+def _ranked(units: _Units, weight: Any, common: int, kept: Path | None) -> _Ranked:
+    made = vocabulary.numbered(vocabulary.Spoken(units.keys, weight, units.flat, units.begin, units.end), kept)
+    own, template = (made.df > 1) & (made.df <= common), np.flatnonzero(made.df > common)
+    new: Any = np.flatnonzero(own[made.known :]) + made.known
+    order = np.concatenate((new, np.flatnonzero(own[: made.known]), template))  # what is new is rare, most often
+    cut = len(order) - len(template)
+    rank: Any = np.full(len(made.df), -1, np.int32)
+    rank[order] = np.arange(len(order))
+    lengths = made.end - made.begin
     place = np.concatenate(([0], np.cumsum(lengths)))
-    total = int(place[-1])
-    bits = min(12, max(1, (total >> 15).bit_length()))  # about 32,768 shingles a bucket
-    shift = np.uint64(64 - bits)
-    texts = _shares(place, jobs)
-
-    counts: Any = np.zeros((jobs, 1 << bits), np.int64)
-    _each(lambda j: _counted(flat, units.begin[texts[j]], units.end[texts[j]], shift, counts[j]), jobs)
-    starts = np.concatenate(([0], np.cumsum(counts.T)))  # by bucket, then by worker: the order of the texts, whoever deals them
-    at = np.ascontiguousarray(starts[:-1].reshape(-1, jobs).T)
-    buckets = starts[::jobs]
-    keys: Any = np.empty(total, np.uint64)
-    weights: Any = np.empty(total, np.int32)
-    _each(lambda j: _dealt(flat, units.begin[texts[j]], units.end[texts[j]], weight[texts[j]], shift, at[j].copy(), keys, weights), jobs)
-
-    frequency: Any = np.zeros((1 << bits, _CLASSES + 1), np.int64)
-    found: Any = np.zeros(1 << bits, np.int64)
-
-    def count(job: int) -> None:
-        for b in range(job, 1 << bits, jobs):
-            part = slice(buckets[b], buckets[b + 1])
-            found[b] = _bucket(keys[part], weights[part], common, frequency[b])
-
-    _each(count, jobs)
-    shared = frequency[:, 2:]
-    if shared.sum() > np.iinfo(np.int32).max:
-        raise AuditError(f"{shared.sum()} shared shingles; expected at most 2**31 - 1: audit the dataset in several files")
-    next_rank = np.zeros_like(frequency)
-    next_rank[:, 2:] = (np.cumsum(shared.T) - shared.T.ravel()).reshape(shared.T.shape).T  # by df, then by bucket
-    cut = int(next_rank[0, _CLASSES])
-
-    def rank(job: int) -> None:
-        for b in range(job, 1 << bits, jobs):
-            part = slice(buckets[b], buckets[b + 1])
-            _rank(keys[part], weights[part], found[b], common, next_rank[b])
-
-    _each(rank, jobs)
-    ranks: Any = np.empty(total, np.int32)
-    shares: Any = np.empty((len(lengths), 3), np.int64)
+    ranks: Any = np.empty(int(place[-1]), np.int32)
+    counts: Any = np.empty((len(lengths), 3), np.int64)
+    jobs = threads.count()
+    texts = threads.shares(place, jobs)
 
     def take(job: int) -> None:
         mine = texts[job]
-        begin, end = units.begin[mine], units.end[mine]
-        _taken(flat, begin, end, weight[mine], common, cut, shift, at[job], keys, ranks, place[:-1][mine], shares[mine])
+        _by_rank(made.ids, made.begin[mine], made.end[mine], weight[mine] > common, rank, cut, place[:-1][mine], ranks, counts[mine])
 
-    _each(take, jobs)
-    return _Ranked(ranks, place[:-1], shares, cut, int(found.sum()), int(frequency[:, _CLASSES].sum()))
+    threads.each(take, jobs)
+    return _Ranked(ranks, place[:-1], counts, cut, int((made.df > 0).sum()), len(template))
+
+
+_LISTS = 8  # texts of a unit up to which their lists are merged one after the other
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _merged(out: Any, begin: int, at: int, ranks: Any, place: int, n: int) -> None:  # pragma: no cover - machine code
+    """Two ascending lists as one, in ``out`` from ``begin`` on: from behind, so that nothing is overwritten that is yet to be read."""
+    i, j, to = at - 1, place + n - 1, at + n - 1
+    while j >= place:
+        if i >= begin and out[i] > ranks[j]:
+            out[to] = out[i]
+            i -= 1
+        else:
+            out[to] = ranks[j]
+            j -= 1
+        to -= 1
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -365,15 +275,19 @@ def _united(
         for i in range(starts[u], starts[u + 1]):
             t = texts[i]
             n = counts[t, 0]
-            out[at : at + n] = ranks[place[t] : place[t] + n]
+            if 0 < lists < _LISTS:
+                _merged(out, begin, at, ranks, place[t], n)
+            else:
+                out[at : at + n] = ranks[place[t] : place[t] + n]
             at += n
             lists += n > 0
             alone += counts[t, 1]
-        if lists > 1:
+        if lists > _LISTS:
             out[begin:at].sort()
+        if lists > 1:
             kept = begin
             for i in range(begin, at):
-                if i == begin or out[i] != out[i - 1]:
+                if i == begin or out[i] != out[kept - 1]:
                     out[kept] = out[i]
                     kept += 1
             at = kept
@@ -381,36 +295,41 @@ def _united(
         sizes[u] = np.searchsorted(out[begin:at], cut) + alone
 
 
-def _sets(units: _Units, common: int) -> tuple[Sets, Any, dict[str, int]]:
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _closed(out: Any, room: Any, starts: Any) -> None:  # pragma: no cover - machine code
+    """Lists with room behind each, end to end."""
+    for u in range(len(starts) - 1):
+        if room[u] > starts[u]:
+            for i in range(starts[u + 1] - starts[u]):
+                out[starts[u] + i] = out[room[u] + i]
+
+
+def _sets(units: _Units, common: int, kept: Path | None) -> tuple[Sets, Any, dict[str, int]]:
     """W(u) of each unit; how many shingles of its texts were template, and how many there were; and totals of that."""
     weight = np.bincount(units.texts, minlength=len(units.begin))
-    ranked = _ranked(units, weight, common)
+    ranked = _ranked(units, weight, common, kept)
     room = np.concatenate(([0], np.cumsum(ranked.counts[:, 0][units.texts])))[units.starts]
-    n, jobs = len(units), _threads()
+    n, jobs = len(units), threads.count()
     out: Any = np.empty(int(room[-1]), np.int32)
     listed: Any = np.empty(n, np.int64)
     sizes: Any = np.empty(n, np.int64)
-    shares = _shares(room, jobs)
+    shares = threads.shares(room, jobs)
 
     def unite(job: int) -> None:
         mine = shares[job]
         inner = slice(mine.start, mine.stop + 1)
         _united(units.starts[inner], units.texts, *ranked[:4], room[inner], out, listed[mine], sizes[mine])
 
-    _each(unite, jobs)
+    threads.each(unite, jobs)
     starts = np.concatenate(([0], np.cumsum(listed)))
-    united = Sets(out, starts, sizes, ranked.cut)
-    if starts[-1] < len(out):  # texts of one unit share shingles
-        inside: Any = np.repeat(room[:-1] - starts[:-1], listed)
-        inside += np.arange(len(inside))
-        united = Sets(out[inside], starts, sizes, ranked.cut)
+    _closed(out, room, starts)  # texts of one unit share shingles
     per_text = np.stack((ranked.counts[:, 2], units.end - units.begin), 1)[units.texts]
     lost = np.diff(np.concatenate((np.zeros((1, 2), np.int64), np.cumsum(per_text, axis=0)))[units.starts], axis=0)
     totals = {
         "texts": int((weight > common).sum()), "shingles": ranked.template, "of_shingles": ranked.shingles,
         "occurrences": int(lost[:, 0].sum()), "of_occurrences": int(lost[:, 1].sum()),
     }  # fmt: skip
-    return united, lost, totals
+    return Sets(out[: starts[-1]], starts, sizes, ranked.cut), lost, totals
 
 
 def _lost(lost: Any, sizes: Any) -> dict[str, int]:
@@ -428,9 +347,9 @@ def _lost(lost: Any, sizes: Any) -> dict[str, int]:
 
 def _leaders(sets: Sets, num: int, den: int, label: Any, members: Any) -> Any:
     """``join.leaders``, the clusters dealt out to threads."""
-    jobs = _threads()
+    jobs = threads.count()
     own = [members[label[members] % jobs == job] for job in range(jobs)]
-    made = _each(lambda job: join.leaders(sets, num, den, label, own[job]), jobs)
+    made = threads.each(lambda job: join.leaders(sets, num, den, label, own[job]), jobs)
     return np.maximum.reduce(made)  # where a set is another thread's it is -1
 
 
@@ -463,7 +382,7 @@ def _described(sets: Sets, label: Any, members: Any, row: Any, leader: Any, thre
 
 def _least(sets: Sets, members: Any, ends: Any, which: Any, cost: Any) -> tuple[Any, Any]:
     """``join.least`` of some clusters, dealt out to threads in turn of their cost."""
-    jobs, turn = _threads(), np.argsort(cost[which], kind="stable")
+    jobs, turn = threads.count(), np.argsort(cost[which], kind="stable")
     nums: Any = np.ones(len(which), np.int64)
     dens: Any = np.ones(len(which), np.int64)
 
@@ -474,7 +393,7 @@ def _least(sets: Sets, members: Any, ends: Any, which: Any, cost: Any) -> tuple[
         inside = np.arange(inner[-1]) + np.repeat(ends[which[mine]] - inner[:-1], sizes)
         nums[mine], dens[mine] = join.least(sets, members[inside], inner)
 
-    _each(work, jobs)
+    threads.each(work, jobs)
     return nums, dens
 
 

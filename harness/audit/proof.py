@@ -19,6 +19,7 @@ import pyarrow as pa
 from harness.audit import outputs, plant, rows
 from harness.audit.run import Audit, Dataset
 from harness.audit.standard import Known
+from harness.errors import AuditError
 
 __all__ = ["FLOODED", "Proof", "prove"]
 
@@ -43,8 +44,9 @@ class Proof:
 
     @property
     def proven(self) -> bool:
-        """Every planted row was found, and nothing else."""
-        return all(seen.found == seen.planted for seen in self.recall.values()) and not self.alarms.num_rows and not self.noise.num_rows
+        """Something was planted, every planted row was found, and nothing else."""
+        found = bool(self.recall) and all(seen.found == seen.planted for seen in self.recall.values())
+        return found and not self.alarms.num_rows and not self.noise.num_rows
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: by kind planted and found, what could not be planted and why, false alarms."""
@@ -84,6 +86,11 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="harness-proof-") as scratch:
         folder = Path(scratch)
         files = _twin(found, folder / "twin", policy)
+        if not files or (known.splits and len(files) < len(dataset.files)):  # splits name files by number
+            raise AuditError(
+                f"dataset {dataset.name}: a finding blocks every row of {'a file' if files else 'it'}, so that there is no clean row "
+                "to plant defects in; mend the rows, or allow findings that are meant"
+            )
         given: dict[str, Any] = {"shape": dataset.shape, "references": known.apart_from, "context": known.context if known.tokenizer else 0}
         plan = plant.plant(files, folder / "planted", each=each, **given)
         flood = max(5, round(_FLOOD * min(_MOST, found.rows.n)))
@@ -100,7 +107,7 @@ def prove(
 
 
 def _twin(found: Audit, folder: Path, policy: Mapping[str, str]) -> list[Path]:
-    """Writes rows that no finding blocks into ``folder``, a file for each file; at most _MOST, drawn by digest."""
+    """Writes rows that no finding blocks into ``folder``, a file for each file with such a row; about _MOST, drawn by digest."""
     folder.mkdir(parents=True)
     blocked: Any = np.zeros(found.rows.n, bool)
     stops = outputs.blocking(found.findings, policy) | (found.findings.column("check").to_numpy() == "leakage")  # however weakly proven
@@ -109,9 +116,10 @@ def _twin(found: Audit, folder: Path, policy: Mapping[str, str]) -> list[Path]:
         named = findings.column(column).drop_null().to_numpy()
         blocked[named] = True
     clean = np.flatnonzero(~blocked)
-    drawn = np.sort(clean[np.argsort(found.rows.digests[found.rows.unique[clean], 0], kind="stable")[:_MOST]])
+    drawn = clean[np.argsort(found.rows.digests[found.rows.unique[clean], 0], kind="stable")]
+    _, firsts = np.unique(found.rows.file[drawn], return_index=True)
     keep: Any = np.zeros(found.rows.n, bool)
-    keep[drawn] = True
+    keep[drawn[:_MOST]] = keep[drawn[firsts]] = True  # of each file at least one
     return _written(found, keep, folder)
 
 

@@ -133,9 +133,17 @@ def audit(
         parts = _parts(folder)
         found = _rows(dataset, index, _facts(parts, _CORE))
         reports = {}
-        for done, check in enumerate(checks):
-            progress(f"auditing {dataset.name}: {check.name}", done, len(checks))
-            reports[check.name] = _finish(check, _facts(parts, check.name), found, running.group)
+        seen: dict[str, tuple[Any, Any, Any]] = {}
+
+        def finish(check: Check) -> Report:
+            group = Group(running.group, folder / f"kept-{check.name}" if keep is not None else None)
+            return _finish(check, _facts(parts, check.name), found, group, seen)
+
+        with ThreadPoolExecutor(running.finishing) as pool:
+            made = [pool.submit(finish, check) for check in checks]
+            for done, (check, report) in enumerate(zip(checks, made, strict=True)):
+                progress(f"auditing {dataset.name}: {check.name}", done, len(checks))
+                reports[check.name] = report.result()
         progress(f"auditing {dataset.name}", len(checks), len(checks))
         _drop_dead(parts, found)
         return Audit(dataset, found, reports)
@@ -143,14 +151,16 @@ def audit(
 
 def _drop_dead(parts: Sequence[Path], found: Rows) -> None:
     """Removes the parts of which no row is in the dataset any more, so that kept facts grow with the data and not with time."""
-    for part in parts:
-        held = digests_of(_facts([part], _CORE).column("row"))
-        if not (lookup(found.digests, held) >= 0).any():
+    held = [digests_of(_facts([part], _CORE).column("row")) for part in parts]
+    there = np.split(lookup(found.digests, np.concatenate(held)) >= 0, np.cumsum([len(one) for one in held])[:-1])
+    for part, one in zip(parts, there, strict=True):
+        if not one.any():
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _finish(check: Check, facts: pa.Table, found: Rows, group: Group) -> Report:
-    report = check.finish(numbered(facts, check.key, found.digests if check.key == "row" else found.text_digests), found, group)
+def _finish(check: Check, facts: pa.Table, found: Rows, group: Group, seen: dict[str, tuple[Any, Any, Any]]) -> Report:
+    digests = found.digests if check.key == "row" else found.text_digests
+    report = check.finish(numbered(facts, check.key, digests, seen), found, group)
     order = np.argsort(report.findings.column("row").to_numpy(), kind="stable")
     return Report(report.findings.take(pa.array(order)), report.summary)
 
@@ -220,7 +230,7 @@ def _parts(folder: Path) -> list[Path]:
 
 def _sweep(folder: Path, checks: Sequence[Check]) -> None:
     """Removes what a killed run left, and parts that cannot be read: their rows are parsed again."""
-    for left in folder.glob(".making-*"):
+    for left in [*folder.glob(".making-*"), *folder.glob("kept-*/.making-*")]:
         shutil.rmtree(left, ignore_errors=True)
     for part in _parts(folder):
         try:
@@ -362,7 +372,9 @@ def _rows(dataset: Dataset, index: _Index, core: pa.Table) -> Rows:
 
 
 class Engine(Protocol):
-    """Where batches are worked on, and how lines of a table meet. A context manager."""
+    """Where batches are worked on, and how lines of a table meet. A context manager. ``finishing``: how many checks finish at once."""
+
+    finishing: int
 
     def map(self, function: _Work, batches: Iterable[tuple[Sequence[bytes], Any]]) -> Iterator[int]:
         """Calls ``function`` on each batch, in any order; few batches are held at a time."""
@@ -378,6 +390,8 @@ class Engine(Protocol):
 
 class _Serial:
     """All in this process."""
+
+    finishing = 1
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
@@ -414,6 +428,7 @@ class _Processes(_Serial):
         import multiprocessing
 
         self._pool: ProcessPoolExecutor | None = None
+        self.finishing = self.workers
         self._context = multiprocessing.get_context("spawn")  # a fork would copy threads that hold locks
         return self
 
@@ -486,7 +501,7 @@ class _Ray(_Serial):
         self._started = not ray.is_initialized()
         if self._started:
             ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, configure_logging=False)
-            logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line for each group-by
+        logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.ERROR)  # it tells of each group-by
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False  # this package shows its own progress
         return self
@@ -513,7 +528,10 @@ class _Ray(_Serial):
                 "__at", pa.array(np.arange(made.num_rows))
             )
 
-        made = pa.concat_tables(self._ray.get(groups.map_groups(call, batch_format="pyarrow").to_arrow_refs()))
+        blocks = [part for part in self._ray.get(groups.map_groups(call, batch_format="pyarrow").to_arrow_refs()) if part.num_columns]
+        if not blocks:  # no group made a line, and Ray forgot what columns it would have
+            return function(table.slice(0, 0))
+        made = pa.concat_tables(blocks)
         return made.sort_by([("__by", "ascending"), ("__at", "ascending")]).drop_columns(["__by", "__at"])
 
 

@@ -41,11 +41,13 @@ def per_row(audit: Audit, findings: pa.Table, *, flagged: float, known: int = 0)
     order = findings.take(pa.array(np.argsort(findings.column("row").to_numpy(), kind="stable")))
     at, begins, counts = np.unique(order.column("row").to_numpy(), return_index=True, return_counts=True)
     names = [Path(name).name for name in rows.files]
+    width = len(str(int(rows.line.max())))  # so that items in order of their names are in order of lines
     samples = []
     for row, begin, count in zip(at[:_LISTED].tolist(), begins.tolist(), counts.tolist(), strict=False):
         told = [_told(audit, finding) for finding in order.slice(begin, min(count, _TOLD)).to_pylist()]
         detail = {"findings": told, **({"further": count - _TOLD} if count > _TOLD else {})}
-        samples.append(Sample(f"{names[rows.file[row]]}:{rows.line[row]} (row {row})", flagged, detail=detail))
+        kinds = ", ".join(dict.fromkeys(finding["kind"] for finding in told))  # a failed claim names its items in the terminal
+        samples.append(Sample(f"{names[rows.file[row]]}:{rows.line[row]:0{width}} (row {row}): {kinds}", flagged, detail=detail))
     if len(at) > _LISTED:
         samples.append(Sample("further rows with findings", flagged, weight=float(len(at) - _LISTED)))
     clean = rows.n - len(at) - known

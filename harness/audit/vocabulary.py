@@ -7,25 +7,22 @@ the facts, and the next audit adds what came and takes away what went. Numbers a
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 from numba import njit
 
 from harness.audit import threads
+from harness.audit.kept import read, write
 from harness.audit.keys import lookup
 from harness.errors import AuditError
 
-__all__ = ["Numbered", "Spoken", "numbered", "read", "write"]
+__all__ = ["Numbered", "Spoken", "numbered"]
 
 _CLASSES = 1024  # of frequency, by which shingles are numbered: above it one is as common as another
 _CHANGED = 5  # with more than a fifth of the shingles in other texts than those kept, all are numbered anew
+_KEPT = ("keys", "weight", "starts", "ids", "df", "shingles")  # of texts, and of numbers
 
 
 class Spoken(NamedTuple):
@@ -45,7 +42,6 @@ class Numbered(NamedTuple):
     begin: Any
     end: Any
     df: Any  # int32: how many texts of units hold the shingle of this number; 0: none any more
-    shingles: Any  # uint64: which it is
     known: int  # numbers from here on are new, and no order is in them
 
 
@@ -53,10 +49,11 @@ def numbered(spoken: Spoken, kept: Path | None) -> Numbered:
     """Numbers the shingles, from what is in the folder ``kept`` if that is of much the same texts; else anew, and keeps that."""
     made = None if kept is None else _updated(spoken, kept)
     if made is None:
-        made = _anew(spoken)
+        made, shingles = _anew(spoken)
         if kept is not None:
-            starts = np.append(made.begin, len(made.ids))  # end to end, in order
-            write(kept / "vocabulary", {**made._asdict(), "begin": starts, "keys": spoken.keys, "weight": spoken.weight})
+            starts: Any = np.append(made.begin, len(made.ids))  # end to end, in order
+            arrays = (spoken.keys, spoken.weight, starts, made.ids, made.df, shingles)
+            write(kept / "vocabulary", dict(zip(_KEPT, arrays, strict=True)))
     return made
 
 
@@ -130,7 +127,8 @@ def _taken(flat: Any, begin: Any, end: Any, shift: Any, at: Any, keys: Any, plac
         ids[place[t] : n].sort()
 
 
-def _anew(spoken: Spoken) -> Numbered:
+def _anew(spoken: Spoken) -> tuple[Numbered, Any]:
+    """The shingles in numbers, and which shingle (uint64) each number is."""
     flat, begin, end, weight, jobs = spoken.flat, spoken.begin, spoken.end, spoken.weight, threads.count()
     place = np.concatenate(([0], np.cumsum(end - begin)))
     total = int(place[-1])
@@ -171,7 +169,7 @@ def _anew(spoken: Spoken) -> Numbered:
     threads.each(number, jobs)
     ids: Any = np.empty(total, np.int32)
     threads.each(lambda j: _taken(flat, begin[texts[j]], end[texts[j]], shift, at[j], keys, place[:-1][texts[j]], ids), jobs)
-    return Numbered(ids, place[:-1], place[1:], df, shingles, found)
+    return Numbered(ids, place[:-1], place[1:], df, found), shingles
 
 
 # --- from what is kept ----------------------------------------------------------------------------
@@ -203,24 +201,24 @@ def _distinct(flat: Any, begin: Any, end: Any, table: Any, places: Any, own: Any
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _met(shingles: Any, first: int, table: Any, own: Any, ids: Any) -> None:  # pragma: no cover - machine code
+def _met(shingles: Any, table: Any, own: Any, ids: Any) -> None:  # pragma: no cover - machine code
     """The number of each shingle of ``own`` that is among those kept."""
     mask = np.uint64(len(table) - 1)
     for i in range(len(shingles)):
         slot = shingles[i] & mask
         while table[slot] >= 0:
             if own[table[slot]] == shingles[i]:
-                ids[table[slot]] = first + i
+                ids[table[slot]] = i
                 break
             slot = (slot + np.uint64(1)) & mask
 
 
 def _updated(spoken: Spoken, kept: Path) -> Numbered | None:
     """What is kept, with what changed since; None where nothing is, or too much changed."""
-    old = read(kept / "vocabulary")
+    old = read(kept / "vocabulary", _KEPT)
     if old is None:
         return None
-    starts, ids, known = old["begin"], old["ids"], int(old["known"])
+    starts, ids, known = old["starts"], old["ids"], len(old["df"])
     held = lookup(old["keys"], spoken.keys)  # hash tables of digests: the same text is the same shingles
     stays, new = np.flatnonzero(held >= 0), np.flatnonzero(held < 0)
     by = -old["weight"]
@@ -240,7 +238,7 @@ def _updated(spoken: Spoken, kept: Path) -> Numbered | None:
     own: Any = np.empty(more, np.uint64)
     own = own[: _distinct(spoken.flat, begin, end, table, places, own)]
     of_own: Any = np.full(len(own), -1, np.int32)
-    _met(old["shingles"], 0, table, own, of_own)
+    _met(old["shingles"], table, own, of_own)
     never = np.flatnonzero(of_own < 0)
     of_own[never] = known + np.arange(len(never))
     ids_more = of_own[places]
@@ -251,46 +249,4 @@ def _updated(spoken: Spoken, kept: Path) -> Numbered | None:
     place: Any = np.empty((len(held), 2), np.int64)
     place[stays] = np.stack((starts[:-1], starts[1:]), 1)[held[stays]]
     place[new] = np.stack((ends - (end - begin), ends), 1) + len(ids)
-    shingles = np.concatenate((old["shingles"], own[never]))
-    return Numbered(np.concatenate((ids, ids_more)), place[:, 0].copy(), place[:, 1].copy(), df, shingles, known)
-
-
-# --- arrays on disk -------------------------------------------------------------------------------
-
-
-def write(place: Path, arrays: dict[str, Any]) -> None:
-    """Keeps arrays in a folder, in one step. Where the disk refuses, nothing is kept: it is only sooner made again."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
-    except OSError:
-        return
-    try:
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        for name, array in whole.items():
-            np.save(scratch / f"{name}.npy", array)
-        (scratch / "digests.json").write_text(json.dumps({name: _digest(array) for name, array in whole.items()}))
-        shutil.rmtree(place, ignore_errors=True)
-        os.rename(scratch, place)
-    except OSError:
-        pass
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def read(place: Path) -> dict[str, Any] | None:
-    """What ``write`` kept there, as memory maps; None if there is nothing, or a bit of it is not as it was written."""
-    try:
-        digests = json.loads((place / "digests.json").read_text())
-        arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in digests}
-        return {name: np.asarray(array) for name, array in arrays.items()} if _sound(arrays, digests) else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _sound(arrays: dict[str, Any], digests: dict[str, str]) -> bool:
-    return all(_digest(array) == digests[name] for name, array in arrays.items())
-
-
-def _digest(array: Any) -> str:
-    return f"{array.dtype.str}{array.shape}{xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).view(np.uint8) if array.ndim else array.tobytes())}"
+    return Numbered(np.concatenate((ids, ids_more)), place[:, 0].copy(), place[:, 1].copy(), df, known)

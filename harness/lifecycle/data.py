@@ -102,6 +102,10 @@ class Data:
 
         spec, described = self.spec(name), self.described(name)
         apart = tuple(References.of_golden(golden.load(set_name, self.settings.golden)) for set_name in spec.apart_from)
+        if strange := sorted({path for paths in spec.splits.values() for path in paths} - set(spec.files)):  # --data names other files
+            raise ConfigError(
+                f"dataset {name}: [data.{name}] puts {strange[0]} into a split, and it is not audited; give --data another name"
+            )
         splits = {split: [spec.files.index(path) for path in paths] for split, paths in spec.splits.items()}
         size = sum(path.stat().st_size for path in described.files if path.is_file())
         tokenizer = None

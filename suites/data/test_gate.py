@@ -20,7 +20,7 @@ def test_every_planted_defect_is_caught(claim, bench, dataset):
 
     def measured(missed: set[int]) -> Measurement:
         samples = [
-            Sample(f"{one.kind}, line {one.line}", float(one.row not in missed), detail={"check": one.check, "kinds": list(one.kinds)})
+            Sample(f"{one.kind}, row {one.row}", float(one.row not in missed), detail={"check": one.check, "kinds": list(one.kinds)})
             for one in proof.plan.planted
         ]
         return Measurement("planted_rows", tuple(samples), (bench.data.subject(dataset),), {"dataset": dataset, "proof": proof.to_dict()})

@@ -41,7 +41,13 @@ def _stated(bench, dataset: str, facts: dict[str, str]) -> Measurement:
     source = tuple(filter(None, [facts["source"]]))
     card = croissant.Card(dataset, dataset, facts["licence"], facts["version"], source, facts["changes"])
     lacking = croissant.missing(croissant.build(card, audit.rows, manifest.Manifest.of(audit.rows)))
-    stated = [Sample(name, float(bool(value)), detail={"stated": value[:200]}) for name, value in facts.items()]
+    lacking = [what for what in lacking if what.partition(":")[0] not in (*COMPLETE, "change notes")]  # those are facts
+    stated = [
+        Sample(
+            name if value else f"{name} is not stated; write it under [data.{dataset}]", float(bool(value)), detail={"stated": value[:200]}
+        )
+        for name, value in facts.items()
+    ]
     samples = (*stated, *(Sample(f"metadata: {what}", 0.0) for what in lacking))
     return Measurement("metadata", samples, (bench.data.subject(dataset),), {"dataset": dataset})
 

@@ -33,7 +33,7 @@ def test_planted_canaries_are_found(claim, bench, dataset):
 
     def measured(missed: set[int]) -> Measurement:
         asked = [one for one in proof.plan.planted if one.kind in CANARIES]
-        samples = [Sample(f"{one.kind}, line {one.line}", float(one.row not in missed)) for one in asked]
+        samples = [Sample(f"{one.kind}, row {one.row}", float(one.row not in missed)) for one in asked]
         told = {"dataset": dataset, "proof": proof.to_dict()}
         return Measurement("canaries_found", tuple(samples), (bench.data.subject(dataset),), told)
 

@@ -96,3 +96,10 @@ def test_a_new_subject_is_what_gets_tested(tmp_path):
     assert settings.with_subjects(["r=gguf:other.gguf"]).builds == ("b",)
     with pytest.raises(ConfigError, match="twice"):
         settings.with_subjects(["m=gguf:a", "m=gguf:b"])
+
+
+def test_data_that_is_no_table_is_refused(tmp_path):
+    path = tmp_path / "lifecycle.toml"
+    path.write_text("data = 3\n")
+    with pytest.raises(ConfigError, match=r"expected tables \[data.NAME\]"):
+        load(path)

@@ -43,8 +43,8 @@ def batch(rows: Sequence[Sequence[Message]], **columns: Sequence[Any]) -> Batch:
 
 def rows_of(made: Batch, physical: Sequence[int] | None = None) -> Rows:
     """The Rows of a dataset whose distinct rows are those of the batch; ``physical``: which of them lies where (default: each once)."""
-    numbers, firsts = dense(made.rows)
-    lies = np.asarray(range(made.n) if physical is None else physical)
+    _numbers, firsts = dense(made.rows)
+    lies = np.asarray(range(made.n) if physical is None else physical, dtype=np.int64)
     unique, order = dense(made.rows[lies])
     kept = lies[order]
     assert physical is not None or len(firsts) == made.n, "equal rows in a batch: say with physical= which lies where"

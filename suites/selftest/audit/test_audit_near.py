@@ -132,8 +132,8 @@ def test_parts_and_threads_change_nothing(rows, check, parts, threads):
     facts = model.numbered(model.merge([check.partial(made)], "text"), "text", seen.text_digests)
     one = check.finish(facts, seen, model.in_turn)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near, "_threads", lambda: threads)
-        other = Near(k=check.k, threshold=check.threshold, common=check.common, parts=parts).finish(facts, seen, shuffling)
+        patch.setattr("harness.audit.threads.count", lambda: threads)
+        other = Near(k=check.k, threshold=check.threshold, common=check.common, parts=parts).finish(facts, seen, model.Group(shuffling))
     assert other.findings.equals(one.findings) and other.summary == one.summary
 
 
