@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, test), or environments apart (vllm, gptqmodel, legacy)",
+        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, test) "
+        "or environments apart (vllm, gptqmodel, legacy)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
 

@@ -23,7 +23,7 @@ its near duplicate. So each finding names a partner that stays, and the exact si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -38,10 +38,10 @@ from harness.audit import join, text, threads, vocabulary
 from harness.audit.duplicates import canonical_facts, canonical_of, conversations, spoken
 from harness.audit.join import Sets
 from harness.audit.keys import dense
-from harness.audit.model import Batch, Group, Report, Rows, finding_rows
+from harness.audit.model import Batch, Group, Report, Rows, Texts, finding_rows, in_turn
 from harness.errors import AuditError
 
-__all__ = ["Near"]
+__all__ = ["Near", "among"]
 
 _BUDGET = 2_000_000_000  # shingles compared to find the least similarity inside clusters: seconds
 _LARGEST = 20  # clusters told of one by one
@@ -117,6 +117,24 @@ class Near:
             group(partial(_edges, num=num, den=den, parts=self.parts, cut=sets.cut), table, "part") if len(table) else _edge_table([], [])
         )
         return join.components(len(sets), edges.column("left").to_numpy(), edges.column("right").to_numpy())
+
+
+def among(documents: Sequence[str], *, k: int = 3, threshold: str = "4/5") -> Any:
+    """In memory, of documents alone: int64[n], for each -1 if it stays, else the earlier one that stays and is its near duplicate.
+
+    As the check, but nothing is template. Raises AuditError on options that cannot be.
+    """
+    check = Near(k, threshold, common=max(1, len(documents)))
+    raw = [document.encode("utf-8", "surrogatepass") for document in documents]
+    starts = np.concatenate(([0], np.cumsum([len(document) for document in raw]))).astype(np.int64)
+    words = text.words(Texts(np.frombuffer(b"".join(raw), np.uint8), starts))
+    flat, ends = text.shingles(words, k)
+    n = len(raw)
+    units = _Units(np.arange(n), np.arange(n + 1), np.arange(n, dtype=np.int32), text.digests(words), flat, ends[:-1], ends[1:], 0)
+    sets, _, _ = _sets(units, check.common, None)
+    label = check._clusters(sets, in_turn)
+    members = np.flatnonzero(np.bincount(label, minlength=n)[label] > 1)
+    return _leaders(sets, *check.fraction, label, members)
 
 
 def _edges(table: pa.Table, num: int, den: int, parts: int, cut: int) -> pa.Table:

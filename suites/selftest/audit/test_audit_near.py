@@ -271,3 +271,14 @@ def test_facts_hang_on_the_text_alone():
     whole = Near().partial(batch([[("user", "prompt", text) for text in texts]])).to_pylist()
     alone = [Near().partial(batch([[("user", "prompt", text)]])).to_pylist()[0] for text in texts]
     assert whole == alone and Near().options == {"k": 3} and Near(threshold="1/2", common=5, parts=4).options == {"k": 3}
+
+
+@PLAIN
+@given(st.lists(st.lists(st.sampled_from("abcde"), min_size=0, max_size=8).map(" ".join), max_size=12))
+def test_documents_in_memory_go_by_the_leader_rule(documents):
+    shingled = [{tuple(words[i : i + 2]) for i in range(max(1, len(words) - 1))} if (words := one.split()) else set() for one in documents]
+    expected: list[int] = []
+    for i, mine in enumerate(shingled):
+        alike = (j for j in range(i) if expected[j] < 0 and mine and 3 * len(mine & shingled[j]) >= 2 * len(mine | shingled[j]))
+        expected.append(next(alike, -1))
+    assert near.among(documents, k=2, threshold="2/3").tolist() == expected
