@@ -44,6 +44,12 @@ def test_its_harness_commands_run():
         assert done.returncode == 0, (line, done.stderr)
 
 
+def test_the_table_of_rivals_is_what_the_benchmark_printed():
+    (shown,) = blocks("text")
+    printed = (ROOT / "reports" / "data" / "near.txt").read_text().splitlines()
+    assert len(shown.splitlines()) > 8 and set(shown.splitlines()) <= set(printed)
+
+
 def test_its_examples_are_the_ones_that_are_tested():
     tested = without_blank_lines((ROOT / "suites/selftest/test_plugin.py").read_text())
     assert len(blocks("python")) == 2
