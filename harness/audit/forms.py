@@ -339,7 +339,7 @@ def _what(value: Any) -> str:
 def _canonical(value: Any) -> str:
     """JSON with keys in order: equal values, equal text."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        return str(orjson.dumps(value, option=orjson.OPT_SORT_KEYS), "utf-8")
     except TypeError:  # lone surrogates, large integers
         return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 

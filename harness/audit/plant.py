@@ -276,7 +276,7 @@ class _Maker:
             ("user", _sentences(self.rng, 5) if prompt is None else prompt),
             ("assistant", _sentences(self.rng, 2) if answer is None else answer),
         ]
-        return orjson.dumps(donor.fresh(turns, self.made, **given))
+        return bytes(orjson.dumps(donor.fresh(turns, self.made, **given)))
 
     def within(self, needle: str) -> str:
         return f"{_sentences(self.rng, 3)} {needle} {_sentences(self.rng, 2)}"

@@ -449,7 +449,7 @@ def _records(reader: Iterator[list[str]], lines: _Decoded, header: list[str], fo
 
 def _json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, default=_plain)
+        return bytes(orjson.dumps(value, default=_plain))
     except TypeError:  # lone surrogates
         return json.dumps(value, separators=(",", ":"), default=_plain).encode()
 

@@ -173,7 +173,7 @@ def _code() -> str:
     """The digest of this package's code and word lists, and of libraries: what a change of them shapes is made anew, and nobody
     has to say so."""
     here = Path(__file__).parent
-    files = {path.name: digest_file(path) for path in sorted([*here.glob("*.py"), *here.glob("*.toml")])}
+    files = {path.relative_to(here).as_posix(): digest_file(path) for path in sorted([*here.rglob("*.py"), *here.rglob("*.toml")])}
     return digest_json([files, {name: _version(name) for name in _LIBRARIES}])
 
 

@@ -66,7 +66,7 @@ def sarif(
             "properties": {"findings": n, "shown": len(shown)},
         }],
     }  # fmt: skip
-    return orjson.dumps(log, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return bytes(orjson.dumps(log, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def _rule(name: str, policy: Mapping[str, str]) -> dict[str, Any]:

@@ -159,4 +159,4 @@ def _blocked_line(rows: Rows, files: list[str], row: int, raw: bytes, reasons: l
             line["raw"] = raw.decode()
         except UnicodeDecodeError:
             line["raw_base64"] = base64.b64encode(raw).decode()
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    return bytes(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

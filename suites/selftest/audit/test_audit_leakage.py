@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.audit import leakage, model, text
-from harness.audit.leakage import KINDS, Item, Leakage, References
+from harness.audit import model, text
+from harness.audit.leakage import KINDS, Item, Leakage, References, index
 from harness.errors import AuditError
 from harness.golden import load, names
 from suites.selftest.audit.making import batch, found, report, rows_of
@@ -295,7 +295,7 @@ def test_collisions_of_hashes_invent_nothing(monkeypatch):
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given(st.text(max_size=40) | st.text(st.characters(max_codepoint=127), max_size=40))
 def test_the_quick_words_are_the_canonical_ones(said):
-    assert [word.decode("utf-8", "surrogatepass") for word in leakage._words(said.encode("utf-8", "surrogatepass"))] == text.canonical(said)
+    assert [word.decode("utf-8", "surrogatepass") for word in index.words_of(said.encode("utf-8", "surrogatepass"))] == text.canonical(said)
 
 
 def test_facts_do_not_depend_on_the_batch_and_travel():

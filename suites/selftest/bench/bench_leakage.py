@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.audit import forms, leakage, model, text
+from harness.audit import forms, model, text
 from harness.audit.leakage import Item, Leakage, References
+from harness.audit.leakage.index import Index
 from harness.audit.rows import read
 from suites.selftest.audit.making import batch, rows_of
 
@@ -61,7 +62,7 @@ def by_dictionary(rows, references):
 
 def test_the_index(benchmark, data):
     benchmark.group = "leakage: the index"
-    index = benchmark.pedantic(lambda: leakage._Index((data[1],)), rounds=3, warmup_rounds=1)
+    index = benchmark.pedantic(lambda: Index((data[1],)), rounds=3, warmup_rounds=1)
     benchmark.extra_info["items"] = len(index.labels)
 
 
