@@ -191,7 +191,11 @@ class Settings:
         given = {spec.name: spec for spec in map(parse_data, texts)}
         if len(given) < len(texts):
             raise ConfigError(f"--data: a name stands twice in {list(texts)}; each dataset is named once")
-        known = {name: replace(self.data[name], files=spec.files, set="") if name in self.data else spec for name, spec in given.items()}
+        apart = tuple(name for name in (*self.sets, self.texts) if name)  # what the models of this lifecycle are evaluated with
+        known = {
+            name: replace(self.data[name], files=spec.files, set="") if name in self.data else replace(spec, apart_from=apart)
+            for name, spec in given.items()
+        }
         return replace(self, data={**self.data, **known}, audited=tuple(known) or self.audited)
 
     def override(self, claim_id: str) -> Override | None:

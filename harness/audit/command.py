@@ -136,6 +136,7 @@ def _audit(args: argparse.Namespace) -> int:
     from harness.audit import baseline, outputs, standard
 
     dataset, known = _checked(args)
+    _spare(args)
     waivers = baseline.read_waivers(args.waivers, datetime.now(UTC).date()) if args.waivers else ()
     accepted = baseline.read_baseline(args.baseline) if args.baseline else None
     if args.out:
@@ -154,20 +155,47 @@ def _audit(args: argparse.Namespace) -> int:
     return int(bool((blocking & settled.new).any()))
 
 
+def _spare(args: argparse.Namespace) -> None:
+    """Raises AuditError where what is written would replace what is read."""
+    names = (
+        "clean.jsonl",
+        "blocked.jsonl",
+        "findings.csv",
+        "findings.jsonl.gz",
+        "findings.sarif",
+        "croissant.json",
+        "data.lock",
+        "summary.json",
+    )
+    written = [args.out / name for name in names] if args.out else []
+    written += [args.write_baseline] if args.write_baseline else []
+    read = {path.resolve() for path in (*args.file, *args.apart_from, args.waivers, args.rules) if path}
+    for path in written:
+        if path.resolve() in read:
+            raise AuditError(f"{path} would be overwritten, and it is what is read; nothing was written: name another --out")
+
+
 def _print(found: Audit, settled: Any, blocking: Any) -> None:
     read = found.summaries["read"]
     print(f"{read['rows']} rows, {read['distinct_rows']} distinct, {read['distinct_texts']} texts in {', '.join(read['files'])}")
-    names = found.findings.select(["check", "kind", "row"]).to_pydict()
+    names = found.findings.select(["check", "kind", "row", "detail"]).to_pydict()
     kinds = Counter(zip(names["check"], names["kind"], blocking.tolist(), strict=True))
     new = Counter((c, k) for c, k, fresh in zip(names["check"], names["kind"], settled.new.tolist(), strict=True) if fresh)
-    first: dict[tuple[str, str], int] = {}
-    for check, kind, row in zip(names["check"], names["kind"], names["row"], strict=True):
-        first.setdefault((check, kind), row)
-    print(f"{'':8}{'findings':>10}{'new':>10}  what, and where it stands first")
+    first: dict[tuple[str, str], tuple[int, str]] = {}
+    for check, kind, row, detail in zip(names["check"], names["kind"], names["row"], names["detail"], strict=True):
+        first.setdefault((check, kind), (row, f": {detail}" if detail else ""))
+    if not kinds:
+        print("nothing found")
+    else:
+        print(f"{'':8}{'findings':>10}{'new':>10}  what, and where it stands first")
     for (check, kind, blocks), count in sorted(kinds.items(), key=lambda entry: (not entry[0][2], entry[0])):
-        row = first[check, kind]
+        row, why = first[check, kind]
         where = f"{Path(found.rows.files[found.rows.file[row]]).name}:{found.rows.line[row]}"
-        print(f"{'blocks' if blocks else 'remark':<8}{count:>10}{new[check, kind]:>10}  {check}.{kind}  {where}")
+        print(f"{'blocks' if blocks else 'remark':<8}{count:>10}{new[check, kind]:>10}  {check}.{kind}  {where}{why}")
+    left_out = {"leakage": "leaks (--apart-from)", "splits": "splits (--split)"}
+    asked = [what for check, what in left_out.items() if check not in found.reports]
+    asked += ["lengths in tokens (--tokenizer)"] if found.reports["lengths"].summary.get("tokens") is None else []
+    print(f"not asked: {', '.join(asked)}" if asked else "everything was asked")
     for name in settled.unused:
         print(f"waiver {name!r} accepts nothing: remove it")
     for gone in settled.gone[:_SHOWN]:

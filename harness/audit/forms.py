@@ -62,6 +62,16 @@ _DEEPEST = 200  # every library used here has its own limit, all of them higher;
 _UNREAD = object()
 _BOM = b"\xef\xbb\xbf"
 
+_MESSAGES = frozenset({"messages"})
+_BESIDE = frozenset({"system", "system_prompt", "tools", "functions"})
+_READ: Mapping[str, frozenset[str]] = {
+    "chat": _BESIDE, "alpaca": _BESIDE | {"input", "context", "history"}, "completion": _BESIDE | {"context", "passage"},
+    "preference": frozenset({"prompt", "system", "system_prompt"}), "text": frozenset(), "evals": frozenset(), "choice": frozenset(),
+    "request": frozenset(),
+}  # fmt: skip
+"""Of each form the fields that are read besides those it is known by."""
+_IN_A_MESSAGE = frozenset({"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "type", "text"})
+
 Problem = tuple[str, str]  # kind, detail
 Message = tuple[int, int, str]  # role, part, text
 
@@ -112,13 +122,34 @@ class _Columns:
         self.problems: list[Problem] = []
         self.problem_ends: list[int] = [0]
 
-    def add(self, form: str, messages: Sequence[Message], problems: Sequence[Problem]) -> None:
+    def beside(self, row: Mapping[str, Any], named: frozenset[str], read: frozenset[str]) -> None:
+        """Adds what no form reads as a message of its own, kept beside the others: nobody learns from it, but it ships with them."""
+        rest = {key: value for key, value in row.items() if key not in read and key not in named}
+        for key in read & row.keys():
+            if type(row[key]) is list:
+                inner = [{k: v for k, v in one.items() if k not in _IN_A_MESSAGE} for one in row[key] if type(one) is dict]
+                if any(inner):
+                    rest[key] = inner
+        if rest:
+            self.role.append(_OTHER)
+            self.part.append(_META)
+            self.text.append(self.number.setdefault(_canonical(rest), len(self.number)))
+
+    def add(
+        self,
+        form: str,
+        messages: Sequence[Message],
+        problems: Sequence[Problem],
+        rest: tuple[Mapping[str, Any], frozenset[str], frozenset[str]] | None = None,
+    ) -> None:
         number = self.number
         self.form.append(FORMS.index(form))
         for role, part, text in messages:
             self.role.append(role)
             self.part.append(part)
             self.text.append(number.setdefault(text, len(number)))
+        if rest is not None:
+            self.beside(*rest)
         self.ends.append(len(self.text))
         self.problems += problems
         self.problem_ends.append(len(self.problems))
@@ -201,14 +232,15 @@ def parse(raw: Sequence[bytes], digests: Any, shape: Shape) -> pa.RecordBatch:
     made = _Columns()
     names: tuple[list[str | None], ...] = ([], [], [])
     fields = [partial(_field, path=path.split(".")) if path else None for path in (shape.id, shape.group, shape.label)]
+    named = frozenset(path.split(".")[0] for path in (shape.id, shape.group, shape.label) if path)
     quick = shape.form in ("auto", "chat") and not (shape.prompt or shape.answer)
     for line, keys, depth in zip(raw, *_measured(raw), strict=True):
         row = _UNREAD
         if depth <= _DEEPEST:
             with contextlib.suppress(orjson.JSONDecodeError):
                 row = orjson.loads(line)
-        if not (quick and depth <= _DEEPEST and _plain_chat(row, keys, made)):
-            row = _any(line, row, keys, depth, shape, made)
+        if not (quick and depth <= _DEEPEST and _plain_chat(row, keys, made, named)):
+            row = _any(line, row, keys, depth, shape, made, named)
         for column, field in zip(names, fields, strict=True):
             column.append(field(row) if field else None)
     return made.record(digests, names)
@@ -218,7 +250,7 @@ _STR = {str}
 _CHAT = FORMS.index("chat")
 
 
-def _plain_chat(row: Any, keys: int, made: _Columns) -> bool:
+def _plain_chat(row: Any, keys: int, made: _Columns, named: frozenset[str]) -> bool:
     """The quick way for the usual row: messages of a role and a text each, and nothing odd. False: nothing was added."""
     try:
         messages = row["messages"]
@@ -234,12 +266,14 @@ def _plain_chat(row: Any, keys: int, made: _Columns) -> bool:
     made.role += roles
     made.part += b"\xff" * len(roles)
     made.text += [number.setdefault(text, len(number)) for text in texts]
+    if len(row) > 1:
+        made.beside(row, named, _MESSAGES)
     made.ends.append(len(made.text))
     made.problem_ends.append(len(made.problems))
     return True
 
 
-def _any(line: bytes, row: Any, keys: int, depth: int, shape: Shape, made: _Columns) -> Any:
+def _any(line: bytes, row: Any, keys: int, depth: int, shape: Shape, made: _Columns, named: frozenset[str]) -> Any:
     """Any row at all. Returns its value, an empty object where it has none."""
     problems: list[Problem] = []
     try:
@@ -255,10 +289,11 @@ def _any(line: bytes, row: Any, keys: int, depth: int, shape: Shape, made: _Colu
     if _key_count(row) != keys:
         problems.append(("duplicate_key", _twice(line)))
     if shape.prompt or shape.answer:
-        made.add("completion", _named(row, shape, problems), problems)
+        said = frozenset(path.split(".")[0] for path in (shape.prompt, shape.answer) if path)
+        made.add("completion", _named(row, shape, problems), problems, (row, named, said | _BESIDE))
     elif found := _form_of(row, shape.form):
         name, at = found
-        made.add(name, _FORMS[name](row, at, problems), problems)
+        made.add(name, _FORMS[name](row, at, problems), problems, (row, named, _READ[name] | {*at}))
     else:
         problems.append(("no_form", f"keys {', '.join(map(_shown, list(row)[:8])) or 'none'}: no known form of a row"))
         made.add("unreadable", (), problems)
@@ -399,6 +434,10 @@ def _alpaca(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Proble
 
 def _completion(row: Mapping[str, Any], keys: tuple[str, ...], problems: list[Problem]) -> list[Message]:
     asked = _side(row[keys[0]], keys[0], _USER, _PROMPT, problems)
+    beside = row.get("context") or row.get("passage")  # a question about a text
+    if asked and beside and asked[-1][2] is not beside:
+        given = beside if type(beside) is str else _canonical(beside)
+        asked[-1] = (asked[-1][0], _PROMPT, f"{given}\n\n{asked[-1][2]}")
     messages = asked + _side(row[keys[1]], keys[1], _ASSISTANT, _ANSWER, problems)
     return [*_system(row, messages, problems), *messages, *_tools_message(row)]
 

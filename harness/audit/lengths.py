@@ -173,8 +173,8 @@ def _chars(data: Any, starts: Any, out: Any) -> None:  # pragma: no cover - mach
 
 
 def _summed(batch: Batch, sizes: Any) -> Any:
-    """The sum over the messages of each row."""
-    sums = np.concatenate(([0], np.cumsum(sizes[batch.text], dtype=np.int64)))
+    """The sum over the messages of each row, without what is kept beside them."""
+    sums = np.concatenate(([0], np.cumsum(np.where(batch.part == PARTS.index("meta"), 0, sizes[batch.text]), dtype=np.int64)))
     return sums[batch.starts[1:]] - sums[batch.starts[:-1]]
 
 

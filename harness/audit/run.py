@@ -361,6 +361,11 @@ def _rows(dataset: Dataset, index: _Index, core: pa.Table) -> Rows:
     texts = digests_of(flat("text"))
     text, text_first = dense(texts)
     starts = np.concatenate(([0], np.cumsum(kept.column("text").combine_chunks().value_lengths().to_numpy()))).astype(np.int64)
+    for column, name in (("group", dataset.shape.group), ("label", dataset.shape.label)):
+        if name and kept.num_rows and kept.column(column).null_count == kept.num_rows:
+            raise AuditError(
+                f"dataset {dataset.name}: no row has the field {name!r}, named as its {column}; correct the name, or leave it out"
+            )
     return Rows(
         index.files, file, line, offset, size, unique, digests[first], kept.column("form").to_numpy(), starts,
         flat("role").to_numpy(), flat("part").to_numpy(), text, texts[text_first],

@@ -126,7 +126,7 @@ def test_a_set_is_described_by_its_manifest():
 
 
 def test_what_is_known_decides_what_is_asked(project):
-    both = 'files = ["train.jsonl", "test.jsonl"]\ngroup = "doc"\n[data.t.splits]\na = ["train.jsonl"]\nb = ["test.jsonl"]\n'
+    both = 'files = ["train.jsonl", "test.jsonl"]\n[data.t.splits]\na = ["train.jsonl"]\nb = ["test.jsonl"]\n'
     text = f'[data.t]\n{both}[data.u]\nfiles = ["train.jsonl"]\n'
     bench = bench_of(project, text)
     assert bench.data.known("t").splits == {"a": [0], "b": [1]}

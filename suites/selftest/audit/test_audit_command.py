@@ -243,3 +243,34 @@ def test_doctor_knows_the_extra():
     from harness.__main__ import _extras
 
     assert "audit" in _extras()
+
+
+def test_what_is_read_is_never_overwritten(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "clean.jsonl"
+    file.write_text('{"prompt": "q", "completion": "write to jane.doe@acme-corp.co.uk"}\n')
+    before = file.read_bytes()
+    assert main(["data", "audit", str(file), "--out", str(tmp_path), "--no-keep"]) == 1
+    assert "would be overwritten" in capsys.readouterr().err
+    assert main(["data", "audit", str(file), "--write-baseline", str(file), "--no-keep"]) == 1
+    assert file.read_bytes() == before and not (tmp_path / "blocked.jsonl").exists()
+
+
+def test_what_hides_in_a_field_that_no_form_reads_is_found(tmp_path, capsys):
+    file = tmp_path / "train.jsonl"
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "call jane.doe@acme-corp.co.uk"}]
+    file.write_text(
+        json.dumps({"messages": said})
+        + "\n"
+        + json.dumps({"prompt": "r", "completion": "s", "customer": {"iban": "GB82WEST12345698765432"}})
+        + "\n"
+    )
+    assert main(["data", "audit", str(file), "--no-keep"]) == 1
+    out = capsys.readouterr().out
+    assert "private.email  train.jsonl:1" in out and "private.iban  train.jsonl:2" in out and "jane" not in out
+
+
+def test_a_group_that_no_row_has_is_an_error(tmp_path, capsys):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"prompt": "q", "completion": "a", "user": "me"}\n')
+    assert main(["data", "audit", str(file), "--group", "uesr", "--no-keep"]) == 1
+    assert "no row has the field 'uesr'" in capsys.readouterr().err

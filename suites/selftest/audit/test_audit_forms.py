@@ -42,11 +42,12 @@ def parse(raw, shape=Shape()):  # noqa: B008 - frozen
     return record
 
 
-def said(record):
-    """Each row as (form, messages, kinds of problems)."""
+def said(record, beside=False):
+    """Each row as (form, messages, kinds of problems); with what stands beside the messages only if asked."""
     found = []
     for row in record.drop_columns(["row", "id", "group", "label"]).to_pylist():
         messages = [(ROLES[m["role"]], PARTS[m["part"]], m["text"].decode("utf-8", "surrogatepass")) for m in row["messages"]]
+        messages = [m for m in messages if beside or m[:2] != ("other", "meta")]
         found.append((FORMS[row["form"]], messages, [problem["kind"] for problem in row["problems"]]))
     return found
 
@@ -152,7 +153,8 @@ def test_the_quick_way_says_what_the_other_says(messages):
     row = chat(*messages)
     slow = {"messages": row["messages"], "x": {"y": 1}}  # a key inside a key: too odd for the quick way
     made = forms._Columns()
-    assert forms._plain_chat(row, 1 + 2 * len(messages), made) and not forms._plain_chat(slow, 3 + 2 * len(messages), made)
+    assert forms._plain_chat(row, 1 + 2 * len(messages), made, frozenset())
+    assert not forms._plain_chat(slow, 3 + 2 * len(messages), made, frozenset())
     assert one(row) == one(slow)
 
 
@@ -391,3 +393,31 @@ def test_a_prompt_alone_is_a_request():
     record = parse(raw)
     assert FORMS[record.column("form")[0].as_py()] == "request"
     assert [m["text"] for m in record.column("messages")[0].as_py()] == [b"Do it."]
+
+
+@pytest.mark.parametrize(
+    ("row", "beside"),
+    [
+        ({"messages": [{"role": "user", "content": "a"}], "customer": {"mail": "x"}}, {"customer": {"mail": "x"}}),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "reasoning_content": "b"}], "n": 1},
+            {"messages": [{"reasoning_content": "b"}], "n": 1},
+        ),
+        ({"instruction": "a", "output": "b", "input": "", "source": "c"}, {"source": "c"}),
+        ({"text": "a", "meta": ["b"]}, {"meta": ["b"]}),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "annotator": "d"}, {"annotator": "d"}),
+        ({"input": [{"role": "user", "content": "a", "name": "d"}], "ideal": "b"}, {"input": [{"name": "d"}]}),
+    ],
+)
+def test_what_no_form_reads_is_kept_beside_and_so_is_scanned(row, beside):
+    for shape in (Shape(), Shape(id="id")):
+        ((_, messages, _),) = said(parse([json.dumps({**row, "id": "me"}).encode()], shape), beside=True)
+        role, part, text = messages[-1]
+        assert (role, part, json.loads(text)) == ("other", "meta", beside)
+    ((_, messages, _),) = said(parse([json.dumps({**row, "id": "me"}).encode()], Shape(id="")), beside=True)
+    assert json.loads(messages[-1][2]) == {**beside, "id": "me"}
+
+
+def test_a_question_is_asked_about_its_passage():
+    first, second = (one({"question": "a", "answer": "b", "passage": passage}) for passage in ("p", "q"))
+    assert [m[2] for m in first[1]] == ["p\n\na", "b"] and [m[2] for m in second[1]] == ["q\n\na", "b"]
