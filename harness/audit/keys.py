@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["Known", "dense", "lookup"]
+__all__ = ["Known", "csr", "dense", "lookup", "spread"]
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -123,3 +123,18 @@ def _add(digests: Any, table: Any, n: int, more: Any, new: Any) -> int:  # pragm
                 break
             slot = (slot + 1) & mask
     return n
+
+
+# --- places by key --------------------------------------------------------------------------------
+
+
+def csr(keys: Any, n: int) -> tuple[Any, Any]:
+    """Places of each key, in order: (int64[n + 1] starts, places)."""
+    return np.concatenate(([0], np.cumsum(np.bincount(keys, minlength=n)))), np.argsort(keys, kind="stable")
+
+
+def spread(starts: Any, keys: Any) -> tuple[Any, Any]:
+    """For keys of a CSR all their places: (which entry of ``keys``, place)."""
+    sizes = starts[keys + 1] - starts[keys]
+    which: Any = np.repeat(np.arange(len(keys)), sizes)
+    return which, np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + starts[keys][which]

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from harness.audit.keys import lookup
+from harness.audit.keys import csr, lookup, spread
 
 __all__ = [
     "DIGEST", "FINDINGS", "FORMS", "PARTS", "ROLES", "SCHEMA", "Batch", "Check", "Group", "Report", "Rows", "Texts",
@@ -201,31 +201,25 @@ class Rows:
 
     @cached_property
     def _by_unique(self) -> tuple[Any, Any]:
-        order = np.argsort(self.unique, kind="stable")
-        return order, np.concatenate(([0], np.cumsum(np.bincount(self.unique, minlength=self.u))))
+        return csr(self.unique, self.u)
 
     def copies(self, distinct: Any) -> tuple[Any, Any]:
         """For distinct rows (int array) all their physical rows: (which entry of ``distinct``, physical row), in order of entry."""
-        order, ends = self._by_unique
-        distinct = np.asarray(distinct, dtype=np.int64)
-        counts = ends[distinct + 1] - ends[distinct]
-        which: Any = np.repeat(np.arange(len(distinct)), counts)
-        inside = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return which, order[ends[distinct][which] + inside]
+        return _places(self._by_unique, distinct)
 
     @cached_property
     def _by_text(self) -> tuple[Any, Any]:
-        order = np.argsort(self.text, kind="stable")
-        return order, np.concatenate(([0], np.cumsum(np.bincount(self.text, minlength=self.t))))
+        return csr(self.text, self.t)
 
     def holders(self, texts: Any) -> tuple[Any, Any]:
         """For texts (int array) all messages that hold them: (which entry of ``texts``, message), in order of entry."""
-        order, ends = self._by_text
-        texts = np.asarray(texts, dtype=np.int64)
-        counts = ends[texts + 1] - ends[texts]
-        which: Any = np.repeat(np.arange(len(texts)), counts)
-        inside = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return which, order[ends[texts][which] + inside]
+        return _places(self._by_text, texts)
+
+
+def _places(by_key: tuple[Any, Any], asked: Any) -> tuple[Any, Any]:
+    starts, places = by_key
+    which, place = spread(starts, np.asarray(asked, dtype=np.int64))
+    return which, places[place]
 
 
 # --- findings -------------------------------------------------------------------------------------

@@ -30,14 +30,11 @@ def _length(paired: str) -> Claim:
 
 @pytest.mark.claim(each=_length)
 def test_length_alone_does_not_tell_the_better_answer(claim, bench, paired):
-    audit = bench.data.audit(paired)
-    said = audit.reports["preferences"].summary
-    told = {"dataset": paired, "rows": audit.rows.n, "preferences": said}
+    said = bench.data.audit(paired).reports["preferences"].summary
 
     def measured(longer: int, shorter: int) -> Measurement:
-        counts = {"pairs whose chosen answer is the longer": (1.0, longer), "pairs whose chosen answer is the shorter": (0.0, shorter)}
-        samples = tuple(Sample(what, value, weight=float(count)) for what, (value, count) in counts.items() if count)
-        return Measurement("chosen_is_longer", samples, (bench.data.subject(paired),), told)
+        counts = {"pairs whose chosen answer is the longer": longer, "pairs whose chosen answer is the shorter": shorter}
+        return _shares(bench, paired, "chosen_is_longer", counts)
 
     words = said["length"]["words"]
     claim.check(
@@ -58,12 +55,9 @@ def _ranked(paired: str) -> Claim:
 def test_few_pairs_are_ranked_both_ways(claim, bench, paired):
     audit = bench.data.audit(paired)
     said = audit.reports["preferences"].summary
-    told = {"dataset": paired, "rows": audit.rows.n, "preferences": said}
 
     def measured(flipped: int, others: int) -> Measurement:
-        counts = {"rows ranked the other way": (1.0, flipped), "all other rows": (0.0, others)}
-        samples = tuple(Sample(what, value, weight=float(count)) for what, (value, count) in counts.items() if count)
-        return Measurement("flipped", samples, (bench.data.subject(paired),), told)
+        return _shares(bench, paired, "flipped", {"rows ranked the other way": flipped, "all other rows": others})
 
     flipped = said["flipped"]["num"]
     n = audit.rows.n
@@ -74,3 +68,12 @@ def test_few_pairs_are_ranked_both_ways(claim, bench, paired):
             Control("planted: every tenth is", ("fails",), measured(-(-n // 10), n - -(-n // 10))),
         ],
     )
+
+
+def _shares(bench, paired: str, metric: str, counts: dict[str, int]) -> Measurement:
+    """Rows counted in two heaps: those of the first name have the value 1."""
+    audit = bench.data.audit(paired)
+    values = zip(counts.items(), (1.0, 0.0), strict=True)
+    samples = tuple(Sample(what, value, weight=float(count)) for (what, count), value in values if count)
+    told = {"dataset": paired, "rows": audit.rows.n, "preferences": audit.reports["preferences"].summary}
+    return Measurement(metric, samples, (bench.data.subject(paired),), told)

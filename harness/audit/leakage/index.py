@@ -10,14 +10,14 @@ import numpy as np
 from numba import njit
 
 from harness.audit import text
-from harness.audit.keys import dense
+from harness.audit.keys import csr, dense, spread
 from harness.audit.leakage.items import References
 from harness.audit.model import Texts
 from harness.audit.text import Words
 
 __all__ = [
-    "DEN", "GRAM", "LONG", "NUM", "SHINGLE", "SHORT", "Index", "csr", "find_grams", "gather", "index_of", "likely_near",
-    "may_stand", "nearly", "pairs_of", "rows_with", "spread", "telling", "windows_of", "words_of",
+    "DEN", "GRAM", "LONG", "NUM", "SHINGLE", "SHORT", "Index", "find_grams", "gather", "index_of", "likely_near",
+    "may_stand", "nearly", "pairs_of", "rows_with", "telling", "windows_of", "words_of",
 ]  # fmt: skip
 
 GRAM, LONG, SHINGLE, SHORT = 8, 13, 3, 5  # words
@@ -69,18 +69,6 @@ def gather(words: Words, starts: Any, ends: Any) -> Words:
     placed = np.concatenate(([0], np.cumsum(sizes)))
     inside = np.arange(placed[-1]) - np.repeat(placed[:-1], sizes)
     return Words(words.hashes[np.repeat(starts, sizes) + inside], placed)
-
-
-def csr(keys: Any, n: int) -> tuple[Any, Any]:
-    """Places of each key, in order: (int64[n + 1] starts, places)."""
-    return np.concatenate(([0], np.cumsum(np.bincount(keys, minlength=n)))), np.argsort(keys, kind="stable")
-
-
-def spread(starts: Any, keys: Any) -> tuple[Any, Any]:
-    """For keys of a CSR all their places: (which entry of ``keys``, place)."""
-    sizes = starts[keys + 1] - starts[keys]
-    which: Any = np.repeat(np.arange(len(keys)), sizes)
-    return which, np.arange(len(which)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + starts[keys][which]
 
 
 class _Bits:

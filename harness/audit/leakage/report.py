@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from harness.audit.leakage.index import GRAM, SHORT, Index, csr, pairs_of, rows_with, spread, telling
+from harness.audit.keys import csr, spread
+from harness.audit.leakage.index import GRAM, SHORT, Index, pairs_of, rows_with, telling
 from harness.audit.model import Report, Rows, finding_rows, no_findings
 
 if TYPE_CHECKING:

@@ -188,7 +188,7 @@ def test_damage_in_the_middle(tmp_path):
         (b'{\n "a": 1\n}', "a.json", "one JSON object"),
         (b"PK\x03\x04...", "a.jsonl", "zip archive"),
         (b"PAR1 and no more", "a.parquet", "Parquet that cannot be read"),
-        (gzip.compress(b"PAR1"), "a.parquet.gz", "packed Parquet"),
+        (gzip.compress(b"PAR1", mtime=0), "a.parquet.gz", "packed Parquet"),
         (b"\xff\xfe\0\0", "a.jsonl", "UTF-32"),
         (b"\xff\xfe1\0\n\0\x32", "a.jsonl", "UTF-16 that cannot be decoded .*; 1 rows"),
     ],
