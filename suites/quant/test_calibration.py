@@ -9,7 +9,9 @@ import pytest
 from harness import Claim, Control, Measurement, Sample, equivalent, evals, identical
 from harness.quant import fidelity
 from harness.quant.calibration import golden_texts, leaks
-from suites.quant import controls, margins
+from suites import controls
+from suites.quant import margins
+from suites.quant.damaged import damaged, drowned
 
 pytestmark = pytest.mark.quant
 
@@ -85,6 +87,6 @@ def test_another_calibration_sample_gives_the_same_result(claim, bench, seed, ca
         controls=[
             controls.unchanged(measure(rows(calibrated, control=True), calibrated)),
             controls.planted("twice the margin in every document", measure(shifted, calibrated)),
-            controls.damaged(measure(rows(controls.drowned(reference), control=True), controls.drowned(reference), calibrated)),
+            damaged(measure(rows(drowned(reference), control=True), drowned(reference), calibrated)),
         ],
     )

@@ -11,7 +11,9 @@ import pytest
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, identical
 from harness.quant import checkpoint, footprint, rounding
 from harness.quant.gguf import recipe_of, tensor_fallbacks
-from suites.quant import controls, margins
+from suites import controls
+from suites.quant import margins
+from suites.quant.damaged import ONE_MATRIX, ONE_MATRIX_DAMAGED
 
 pytestmark = pytest.mark.quant
 
@@ -93,10 +95,10 @@ def test_every_tensor_is_the_rounding_of_its_source(claim, bench, gguf):
     reference = bench.reference(gguf)
 
     def planted(how: str) -> Control:
-        rows = _roundings(bench, gguf, f"damaged:{reference}:{how}", frozenset({controls.ONE_MATRIX}))
+        rows = _roundings(bench, gguf, f"damaged:{reference}:{how}", frozenset({ONE_MATRIX}))
         return Control(f"planted in the model: {how}", controls.FAILS, rows)
 
-    claim.check(_roundings(bench, gguf, reference), controls=[planted(how) for how in controls.ONE_MATRIX_DAMAGED])
+    claim.check(_roundings(bench, gguf, reference), controls=[planted(how) for how in ONE_MATRIX_DAMAGED])
 
 
 def _roundings(bench, build, source, names=None) -> Measurement:

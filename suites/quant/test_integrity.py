@@ -12,7 +12,7 @@ from harness import Claim, Control, Measurement, Sample, at_least, at_most, eval
 from harness.errors import GoldenError
 from harness.quant import sidecar
 from harness.stats import paired, plan
-from suites.quant import controls
+from suites import controls
 from suites.quant.margins import MARGIN, PSI
 
 pytestmark = pytest.mark.quant

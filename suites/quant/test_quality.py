@@ -9,8 +9,10 @@ import pytest
 from harness import Claim, Measurement, Sample, at_most, evals, non_inferior
 from harness.quant import fidelity
 from harness.types import Control
-from suites.quant import controls, margins
-from suites.quant.controls import damaged, drowned, planted, unchanged
+from suites import controls
+from suites.controls import planted, unchanged
+from suites.quant import margins
+from suites.quant.damaged import damaged, drowned
 
 pytestmark = pytest.mark.quant
 

@@ -14,8 +14,10 @@ import pytest
 from harness import Claim, Measurement, at_least, evals, non_inferior
 from harness.evals import refusals
 from harness.types import Control, Sample
-from suites.quant import controls, margins
-from suites.quant.controls import damaged, drowned, planted, unchanged
+from suites import controls
+from suites.controls import planted, unchanged
+from suites.quant import margins
+from suites.quant.damaged import damaged, drowned
 
 pytestmark = pytest.mark.quant
 

@@ -8,11 +8,13 @@ from harness import Claim, Measurement, at_least, at_most, evals
 from harness.quant import sensitivity
 from harness.store import digest_json
 from harness.types import Control, Sample
-from suites.quant import controls, margins
+from suites import controls
+from suites.quant import margins
+from suites.quant.damaged import drowned
 
 pytestmark = pytest.mark.quant
 
-PLANTED = 12  # the block that ``controls.drowned`` drowns
+PLANTED = 12  # the block that ``drowned`` drowns
 
 
 # --- blocks -------------------------------------------------------------------------------------
@@ -45,7 +47,7 @@ def test_the_most_sensitive_block_is_named_and_reproduced(claim, bench, gguf_ref
 
     # Twice as bad to the last digit would have no variance and decide nothing.
     loud = {name: max(row[name] for row in table.values()) * (1.5 + _uniform(claim.claim.id, name)) for name in table[PLANTED]}
-    drowned = {row["id"]: row["kld_mean"] for row in bench.distributions(controls.drowned(reference), reference, control=True)}
+    noisy = {row["id"]: row["kld_mean"] for row in bench.distributions(drowned(reference), reference, control=True)}
     claim.check(
         measure(table),
         controls=[
@@ -57,7 +59,7 @@ def test_the_most_sensitive_block_is_named_and_reproduced(claim, bench, gguf_ref
                 controls.HOLDS,
                 measure({**table, PLANTED: loud}, expected=PLANTED),
             ),
-            Control("planted in the model: block 12 drowned in noise", controls.HOLDS, measure(_with(table, drowned), expected=PLANTED)),
+            Control("planted in the model: block 12 drowned in noise", controls.HOLDS, measure(_with(table, noisy), expected=PLANTED)),
         ],
     )
 

@@ -15,7 +15,7 @@ from harness.golden import load
 from harness.lifecycle import Workbench
 from harness.store import Store
 from harness.types import Generation, TokenLogprobs
-from suites.quant import controls
+from suites import controls
 
 pytestmark = pytest.mark.selftest
 

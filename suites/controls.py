@@ -1,7 +1,7 @@
-"""Controls of the quantization gates: nothing changed, a known change planted, a model really damaged.
+"""Controls that every suite of gates shares: nothing changed, a known change planted in the scores.
 
-At two depths. In the scores: the size is exact, which tests the rule. In the subject: one layer of
-the reference is drowned in noise and goes through the very path the builds go, which tests the path.
+Planted in the scores, the size is exact, which tests the rule. What a suite plants in its subjects, which tests the
+whole path, stands beside its claims.
 """
 
 from __future__ import annotations
@@ -13,21 +13,10 @@ from dataclasses import replace
 from harness.store import digest_json
 from harness.types import Control, Measurement, Sample
 
-
-def drowned(reference: str) -> str:
-    """The reference with block 12 drowned in noise of three times its own spread."""
-    return f"damaged:{reference}:noise-layer:12:3"
-
-
 HOLDS = ("holds",)
 FAILS = ("fails",)
 NOT_HOLDS = ("fails", "inconclusive")  # a damaged model must be stopped; how surely depends on n
 NOT_FAILS = ("holds", "inconclusive")
-
-
-# One matrix damaged a little: 3% noise, a square block turned over, the zero point of one group a step off.
-ONE_MATRIX = "blk.12.attn_q.weight"
-ONE_MATRIX_DAMAGED = (f"noise-tensor:{ONE_MATRIX}:0.03", f"transpose-block:{ONE_MATRIX}:64", f"zero-point:{ONE_MATRIX}:1")
 
 
 def unchanged(measurement: Measurement) -> Control:
@@ -38,11 +27,6 @@ def unchanged(measurement: Measurement) -> Control:
 def planted(what: str, measurement: Measurement) -> Control:
     """A change of known size, put into the scores: must be refuted."""
     return Control(f"planted in the scores: {what}", FAILS, measurement)
-
-
-def damaged(measurement: Measurement) -> Control:
-    """A really damaged copy of the reference through the whole path: must not hold."""
-    return Control("planted in the model: block 12 drowned in noise", NOT_HOLDS, measurement)
 
 
 def chosen(samples: Sequence[Sample], share: float, seed: str) -> set[str]:
