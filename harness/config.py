@@ -4,8 +4,11 @@
 [subjects]             name = "scheme:location"; location may be "recipe:NAME" behind an engine's name (vllm:recipe:tuned)
 [quant]                builds, sets, texts: what suites/quant compares; references: the unquantized subject, one for each engine;
                        guarded: the builds whose refusals are asked for (default: none)
+[compare]              base, tuned, iterated, preferred: the subjects that suites/train, evals and prefer speak of; primary: the golden set
+                       on which a gain is claimed; guardrails: sets on which nothing may be lost; shots: examples shown to base
+[judges.NAME]          a judge of answers that suites/judge calibrates
 [data.NAME]            a dataset that suites/data audits: files = [...], or set = "fixtures/NAME" of a manifest; see DataSpec
-[recipes.NAME]         numbers of a recipe of the built-in subject
+[recipes.NAME]         numbers of a recipe of the built-in subject; of a training: start, rows and the keys of harness.train.recipe.Recipe
 [tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
                        expect = "fails" with why = "..." for what is known to be broken
@@ -25,7 +28,7 @@ from harness import bounds
 from harness.errors import ConfigError, nearest
 from harness.types import Claim, Family
 
-__all__ = ["SCHEMES", "DataSpec", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_data", "parse_subject"]
+__all__ = ["SCHEMES", "Compare", "DataSpec", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_data", "parse_subject"]
 
 SCHEMES = ("recipe", "hf", "vllm", "adapter", "gguf", "http", "https", "fake")
 _ENGINES = {"gguf": "llamacpp", "http": "openai", "https": "openai", "fake": "fake", "vllm": "vllm"}
@@ -109,13 +112,31 @@ class Tier:
 
     def limit(self, kind: str, *, control: bool = False) -> int | None:
         """How many units of a golden set of this kind are used; None for all."""
-        if kind == "refusal_labels":  # a person's work, not a model's: all of it, always
+        if kind in ("refusal_labels", "answer_labels", "ratings"):  # people's work, not a model's: all of it, always
             return None
         full, part = {
             "documents": (self.texts, self.control_texts),
             "refusals": (self.requests, self.control_requests),
         }.get(kind, (self.items, self.control_items))
         return min((n for n in (full, part if control else 0) if n), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """The middle of a lifecycle: what was trained from what, and on which golden sets it is compared.
+
+    ``base`` before training, ``tuned`` after it, ``iterated`` after one failure-driven iteration, ``preferred`` after
+    preference training of ``tuned`` ("" where there is none). A gain is claimed on ``primary``; nothing may be lost on
+    ``guardrails``. ``base`` is shown ``shots`` worked examples: without them it does not know the form of the answer.
+    """
+
+    base: str
+    tuned: str
+    primary: str
+    iterated: str = ""
+    preferred: str = ""
+    guardrails: tuple[str, ...] = ()
+    shots: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +171,8 @@ class Settings:
     release: tuple[Family, ...] = ()
     data: Mapping[str, DataSpec] = field(default_factory=dict)
     audited: tuple[str, ...] = ()
+    compare: Compare | None = None
+    judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def releases(self, claim_ids: Sequence[str]) -> dict[str, tuple[Family, ...]]:
         """For each build the families of ``[[release]]`` with the claims that concern it.
@@ -257,7 +280,7 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file in UTF-8: {error}") from error
     reader = _Reader(path)
-    reader.known(data, ["lifecycle", "subjects", "quant", "data", "recipes", "tiers", "claims", "release"], "the file")
+    reader.known(data, ["lifecycle", "subjects", "compare", "judges", "quant", "data", "recipes", "tiers", "claims", "release"], "the file")
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
     quant = reader.table(data, "quant", {"references": list, "builds": list, "sets": list, "texts": str, "guarded": list})
     for key in ("references", "builds", "sets", "texts") if quant else ():
@@ -285,10 +308,16 @@ def load(path: Path) -> Settings:
         release=_release(reader, data),
         data=_data(reader, data, root),
         audited=tuple(data.get("data", {})),
+        compare=_compare(reader, data),
+        judges={name: reader.table(data["judges"], name, None, "judges") for name in reader.table(data, "judges", None)},
     )
     for name in (*settings.references, *settings.builds, *settings.guarded):
         if name not in settings.subjects:
             raise ConfigError(f"{path}: [quant] names the subject {name!r}; {nearest(str(name), list(settings.subjects))}")
+    said = settings.compare
+    for name in (n for n in (said.base, said.tuned, said.iterated, said.preferred) if n) if said else ():
+        if name not in settings.subjects:
+            raise ConfigError(f"{path}: [compare] names the subject {name!r}; {nearest(name, list(settings.subjects))}")
     engines = [settings.subjects[name].engine for name in settings.references]
     if len(set(engines)) < len(engines):
         raise ConfigError(f"{path}: [quant] references = {list(settings.references)}: one for each engine, found {engines}")
@@ -302,6 +331,19 @@ def empty(root: Path) -> Settings:
 
 
 _TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0}}
+
+
+def _compare(reader: _Reader, data: Mapping[str, Any]) -> Compare | None:
+    shape = {"base": str, "tuned": str, "primary": str, "iterated": str, "preferred": str, "guardrails": list, "shots": int}
+    table = reader.table(data, "compare", shape)
+    if not table:
+        return None
+    for key in ("base", "tuned", "primary"):
+        if not table.get(key):
+            raise ConfigError(f"{reader.path}: [compare] lacks {key!r}")
+    if table.get("shots", 0) < 0:
+        raise ConfigError(f"{reader.path}: compare.shots = {table['shots']}, expected 0 or more")
+    return Compare(**{**table, "guardrails": tuple(table.get("guardrails", ()))})
 
 
 def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, DataSpec]:
@@ -389,11 +431,14 @@ class _Reader:
             if key not in keys:
                 raise ConfigError(f"{self.path}: unknown key {key!r} in {where}; {nearest(key, keys)}")
 
-    def table(self, data: Mapping[str, Any], name: str, shape: Mapping[str, type], inside: str = "") -> dict[str, Any]:
+    def table(self, data: Mapping[str, Any], name: str, shape: Mapping[str, type] | None, inside: str = "") -> dict[str, Any]:
+        """``shape`` None: whoever uses the table knows its keys."""
         table = data.get(name, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{self.path}: {name} = {table!r}, expected a table")
         where = f"{inside}.{name}" if inside else name
+        if shape is None:
+            return dict(table)
         self.known(table, list(shape), f"[{where}]")
         for key, value in table.items():
             wanted = (int, float) if shape[key] is float else shape[key]

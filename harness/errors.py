@@ -8,7 +8,9 @@
     ├── StoreError               an artifact could not be made or kept (full disk, killed maker)
     ├── EvidenceError            a bundle that was changed, or cannot be written
     ├── AuditError               a dataset that cannot be read as one: no file, a wrong format, no rows
+    ├── ImportedError            results of another tool that cannot be read, or two runs that are not of the same items
     ├── EngineError              an engine was asked for something it does not do, or died
+    │   └── TrainingError        a training run failed; its training.json says of what
     └── MissingNeed              an engine, device or dataset is absent; says how to get it
 
 A message names what was found, where, what was expected, and what to do next.
@@ -24,9 +26,11 @@ __all__ = [
     "EvidenceError",
     "GoldenError",
     "HarnessError",
+    "ImportedError",
     "MissingNeed",
     "StoreError",
     "SubjectError",
+    "TrainingError",
     "nearest",
 ]
 
@@ -63,8 +67,16 @@ class AuditError(HarnessError, ValueError):
     """A dataset that cannot be audited as a whole. A bad row is a finding, never this."""
 
 
+class ImportedError(HarnessError, ValueError):
+    """Results of another tool that cannot be read, or two of its runs that do not pair."""
+
+
 class EngineError(HarnessError, RuntimeError):
     """An engine was asked for something it does not do, or died."""
+
+
+class TrainingError(EngineError):
+    """A training run failed: a finding, kept with its cause in ``training.json``."""
 
 
 class MissingNeed(HarnessError):

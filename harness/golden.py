@@ -8,6 +8,7 @@ says that the file is the approved one, not that the person who approved it saw 
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import hashlib
 import json
 import math
@@ -30,7 +31,8 @@ class GoldenSet:
 
     ``n`` is the number of items held. ``digest`` is the SHA-256 of the whole file; a subset of
     N items has ``+limit=N`` behind it, so that a smoke run is never mistaken for the whole.
-    ``prompt`` is how an item of a json_extraction set is asked: its text with ``{input}`` in it.
+    ``prompt`` is how an item is asked: a text with ``{input}`` in it, where the item's own comes to stand.
+    ``scorer`` is how an answer is scored: a name of ``harness.evals.scorers``, with options; {} for the kind's own.
     """
 
     name: str
@@ -42,6 +44,7 @@ class GoldenSet:
     source: str
     path: Path
     prompt: str = "{input}"
+    scorer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load(name: str, root: Path, *, limit: int | None = None) -> GoldenSet:
@@ -69,9 +72,11 @@ def load(name: str, root: Path, *, limit: int | None = None) -> GoldenSet:
     if limit is not None and limit < len(items):
         items = tuple(sorted(items, key=lambda item: hashlib.sha256(item["id"].encode()).digest())[:limit])
         digest = f"{digest}+limit={limit}"
+    said = entry.get("scorer", {})
     return GoldenSet(
-        name, entry["kind"], items, digest, len(items), entry["licence"], entry["source"], path, entry.get("prompt", "{input}")
-    )
+        name, entry["kind"], items, digest, len(items), entry["licence"], entry["source"], path, entry.get("prompt", "{input}"),
+        {"name": said} if isinstance(said, str) else said,
+    )  # fmt: skip
 
 
 def names(root: Path) -> list[str]:
@@ -97,6 +102,8 @@ def manifest_entry(name: str, root: Path) -> Mapping[str, Any]:
     prompt = entry.get("prompt", "{input}")
     if not (_is_text(prompt) and "{input}" in prompt):
         _fail(f"{where}, [{name}]", f"prompt = {_shown(prompt)}", "a text with {input} in it", _REPAIR)
+    if not _is_scorer(entry.get("scorer", "exact")):
+        _fail(f"{where}, [{name}]", f"scorer = {_shown(entry['scorer'])}", _SCORER, _REPAIR)
     unlisted = {"id", *_KINDS[entry["kind"]]} - set(entry["fields"])
     if unlisted:
         _fail(f"{where}, [{name}]", f"fields without {sorted(unlisted)}", f"those of a {entry['kind']} set", _REPAIR)
@@ -127,12 +134,27 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
+def _is_scores(value: Any) -> bool:
+    return isinstance(value, list) and len(value) >= 2 and all(one is None or type(one) in (int, float) for one in value)
+
+
+def _is_answer(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_text, value))
+    return _is_text(value) or type(value) in (int, float) or (isinstance(value, dict) and bool(value))
+
+
+def _is_scorer(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, dict) and _is_text(value.get("name")))
+
+
 def _is_fields(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
 _Check = tuple[str, Callable[[Any], bool]]  # what is expected, in words and as a test
 
+_SCORER = 'the name of a scorer, or a table with one: { name = "numeric", tolerance = 0.01 }'
 _TEXT: _Check = ("text that is not empty", _is_text)
 
 _KINDS: Mapping[str, Mapping[str, _Check]] = {
@@ -145,10 +167,20 @@ _KINDS: Mapping[str, Mapping[str, _Check]] = {
         "choices": ("a list of at least two different texts", _is_choices),
         "answer": ("the index of a choice, counted from 0", _is_count),
     },
+    "answers": {"prompt": _TEXT, "target": ("a text, a number, a list of accepted texts or an object, not empty", _is_answer)},
+    "code": {
+        "prompt": _TEXT,
+        "tests": _TEXT,
+        "entry_point": ("the name of a function", lambda value: isinstance(value, str) and value.isidentifier()),
+    },
     "documents": {"text": _TEXT},
     "refusals": {"prompt": _TEXT},
     "refusal_labels": {"prompt": _TEXT, "answer": _TEXT, "refused": ("0 or 1", lambda value: _is_count(value) and value < 2)},
+    "answer_labels": {"prompt": _TEXT, "answer": _TEXT, "label": ("0 or 1", lambda value: _is_count(value) and value < 2)},
+    "ratings": {"request": _TEXT, "scores": ("a list of at least two numbers or nulls, a place for each rater", _is_scores)},
 }
+
+_OWN: Mapping[str, _Check] = {"scorer": (_SCORER, _is_scorer)}  # of an item, in a set of any kind
 
 _ENTRY: Mapping[str, _Check] = {
     "file": ("the path of the set below this folder", _is_text),
@@ -239,7 +271,7 @@ def _check_row(row: dict[str, Any], entry: Mapping[str, Any], where: str) -> Non
     for field in entry["fields"]:
         if field not in row:
             _fail(where, f"no field {field!r}", f"the fields {', '.join(entry['fields'])}", _REPAIR)
-        expected, accepts = checks.get(field, ("", lambda _: True))
+        expected, accepts = checks.get(field, _OWN.get(field, ("", lambda _: True)))
         if not accepts(row[field]):
             _fail(where, f"{field} = {_shown(row[field])}", expected, _REPAIR)
     extra = [field for field in row if field not in entry["fields"]]

@@ -229,7 +229,7 @@ def _scorer_digests() -> dict[str, str]:
     from harness.store import digest_file
 
     here = Path(__file__).parent
-    files = [path for folder in ("audit", "evals", "judge", "stats") for path in sorted((here / folder).glob("*.py"))]
+    files = [path for folder in ("audit", "evals", "judge", "stats", "train") for path in sorted((here / folder).rglob("*.py"))]
     return {path.relative_to(here).as_posix(): digest_file(path) for path in files}
 
 

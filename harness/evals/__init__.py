@@ -1,14 +1,13 @@
 """Scoring answers against golden sets, pairing arms, and planting known losses.
 
-Scorers are pure: an answer and a target in, a Sample out. A unit that could not be scored
-(error, truncation, no parse) becomes a Sample with that status and no value; ``harness.judge``
-counts it as wrong in its arm. Nothing is dropped.
+Scorers (``harness.evals.scorers``) are pure: an answer and an item in, a Sample out. A unit that
+could not be scored (error, truncation, no parse) becomes a Sample with that status and no value;
+``harness.judge`` counts it as wrong in its arm. Nothing is dropped.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GoldenError
+from harness.evals import scorers
+from harness.evals.scorers.choice import by_logprob, lettered
+from harness.evals.scorers.structured import answer_text
 from harness.golden import GoldenSet
 from harness.store import digest_json
 from harness.types import Engine, Generation, Measurement, Prompt, Sample, Sampling, Scored, TokenLogprobs
@@ -27,39 +29,50 @@ __all__ = [
     "digest_of_changed",
     "documents",
     "exact_match",
+    "letters",
     "multiple_choice",
     "pair",
     "plant_loss",
     "prompts",
     "question",
+    "sampling",
     "score_answers",
     "score_choices",
+    "scored",
     "task_digest",
 ]
 
 SAMPLING = Sampling(max_tokens=96)
+_ROOM = {"answers": 256, "code": 512}  # tokens, where an answer takes more than a line of JSON
+_GENERATED = ("json_extraction", "answers", "code")
+
+
+def sampling(golden: GoldenSet) -> Sampling:
+    """How answers to a set are sampled: greedily, with room for what its kind asks for."""
+    return replace(SAMPLING, max_tokens=_ROOM.get(golden.kind, SAMPLING.max_tokens))
 
 
 def question(golden: GoldenSet, item: Mapping[str, Any]) -> str:
-    """How an item of a ``json_extraction`` set is asked: the set's own prompt, the same in training and evaluation."""
-    return golden.prompt.replace("{input}", item["input"])
-
-
-def answer_text(target: Mapping[str, str]) -> str:
-    """The answer a tuned model is taught: compact JSON in the order of the target's keys."""
-    return json.dumps(target, ensure_ascii=False, separators=(",", ":"))
+    """How an item is asked in words: in the set's own prompt, the same in training and evaluation."""
+    return golden.prompt.replace("{input}", item["input"] if golden.kind == "json_extraction" else item["prompt"])
 
 
 def task_digest(golden: GoldenSet) -> str:
     """Digest of how a set is asked: prompt template and sampling, or scoring of choices."""
-    how = [golden.prompt, asdict(SAMPLING)] if golden.kind == "json_extraction" else ["Question: {}\nAnswer: {}"]
+    how = [golden.prompt, asdict(sampling(golden))] if golden.kind in _GENERATED else ["Question: {}\nAnswer: {}"]
     return digest_json([golden.kind, *how])
 
 
 def prompts(golden: GoldenSet) -> list[Prompt]:
-    """The questions of a ``json_extraction`` set."""
-    _expect(golden, "json_extraction")
+    """The questions of a set that is answered in words: ``json_extraction``, ``answers`` or ``code``."""
+    _expect(golden, *_GENERATED)
     return [Prompt(i["id"], ({"role": "user", "content": question(golden, i)},)) for i in golden.items]
+
+
+def letters(golden: GoldenSet) -> list[Prompt]:
+    """The questions of a ``multiple_choice`` set, to be answered by a letter: for engines that give no log-probabilities."""
+    _expect(golden, "multiple_choice")
+    return [Prompt(i["id"], ({"role": "user", "content": lettered(i)},)) for i in golden.items]
 
 
 def choices(golden: GoldenSet) -> list[Scored]:
@@ -74,62 +87,20 @@ def documents(golden: GoldenSet, *, full: bool = True) -> list[Scored]:
     return [Scored(i["id"], "", (i["text"],), full) for i in golden.items]
 
 
-def _expect(golden: GoldenSet, kind: str) -> None:
-    if golden.kind != kind:
-        raise GoldenError(f"golden set {golden.name}: kind {golden.kind!r}, expected {kind!r} for this use")
+def _expect(golden: GoldenSet, *kinds: str) -> None:
+    if golden.kind not in kinds:
+        raise GoldenError(f"golden set {golden.name}: kind {golden.kind!r}, expected {' or '.join(map(repr, kinds))} for this use")
 
 
 def score_answers(golden: GoldenSet, answers: Sequence[Generation]) -> tuple[Sample, ...]:
-    """Exact JSON equality: right keys, right values, nothing else. One Sample per item."""
+    """Each answer by the scorer of its item or set (``harness.evals.scorers``). One Sample per answer."""
+    return scorers.score(golden, answers)
+
+
+def score_choices(golden: GoldenSet, scores: Sequence[TokenLogprobs], *, normalized: bool = True) -> tuple[Sample, ...]:
+    """Right if the right choice has the highest log-probability, per byte (``acc_norm``) or, if not ``normalized``, in sum (``acc``)."""
     items = {i["id"]: i for i in golden.items}
-    return tuple(_score_json(a, items[a.id]) for a in answers)
-
-
-def _score_json(answer: Generation, item: Mapping[str, Any]) -> Sample:
-    target = item["target"]
-    detail = {
-        "input": item["input"], "text": answer.text, "target": answer_text(target), "finish": answer.finish,
-        "tokens": answer.tokens, "prompt": answer.prompt_digest,
-    }  # fmt: skip
-    if answer.finish == "error":
-        return Sample(answer.id, None, status="error", detail={**detail, "error": answer.error})
-    if answer.finish == "length":
-        return Sample(answer.id, None, status="truncated", detail=detail)
-    try:
-        got = json.loads(answer.text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
-    except (ValueError, RecursionError):
-        return Sample(answer.id, None, status="parse_failure", detail=detail)
-    return Sample(answer.id, float(got == target), detail=detail)
-
-
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object that names a key twice says two things."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def score_choices(golden: GoldenSet, scores: Sequence[TokenLogprobs]) -> tuple[Sample, ...]:
-    """Right if the right choice has the highest log-probability per byte (lm-eval's ``acc_norm``)."""
-    items = {i["id"]: i for i in golden.items}
-    return tuple(_score_choice(items[s.id], s) for s in scores)
-
-
-def _score_choice(item: Mapping[str, Any], score: TokenLogprobs) -> Sample:
-    lengths = [len(c.encode()) for c in item["choices"]]
-    per_byte = [math.fsum(lp) / n for lp, n in zip(score.logprobs, lengths, strict=True)]
-    if not all(math.isfinite(x) for x in per_byte):
-        return Sample(item["id"], None, status="error", detail={"error": "a log-probability is not finite"})
-    pick = max(range(len(per_byte)), key=per_byte.__getitem__)
-    detail = {
-        "input": item["question"], "text": item["choices"][pick], "target": item["choices"][item["answer"]],
-        "pick": pick, "answer": item["answer"], "per_byte": [round(x, 6) for x in per_byte],
-    }  # fmt: skip
-    return Sample(item["id"], float(pick == item["answer"]), detail=detail)
+    return tuple(by_logprob(items[s.id], s, normalized=normalized) for s in scores)
 
 
 def pair(new: Sequence[Sample], old: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -155,6 +126,13 @@ def digest_of_changed(path: Path) -> str:
     """SHA-256 of a file as it would be with its last byte changed: a planted change."""
     data = path.read_bytes()
     return hashlib.sha256(data[:-1] + bytes([data[-1] ^ 1])).hexdigest()
+
+
+def scored(engine: Engine, golden: GoldenSet) -> Measurement:
+    """What ``engine`` answers to a set in words, by the set's own scorers; one Sample per item."""
+    answers = engine.generate(prompts(golden), sampling=sampling(golden))
+    conditions = {"engine": dict(engine.describe()), "golden": golden.digest, "scorer": scorers.digest(golden)}
+    return Measurement(f"{scorers.of_set(golden).name}:{golden.name}", score_answers(golden, answers), conditions=conditions)
 
 
 def exact_match(engine: Engine, golden: GoldenSet, *, sampling: Sampling = SAMPLING) -> Measurement:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,20 @@ from harness.engines import open_engine, versions
 from harness.engines.gguf_header import Header, read_header
 from harness.engines.loaded import Loaded
 from harness.errors import ConfigError, MissingNeed, StoreError
-from harness.evals import refusals
+from harness.evals import metamorphic, refusals, scorers
 from harness.golden import GoldenSet
-from harness.lifecycle.subjects import RECIPE, Subjects, adapter_and_base, need, threads
+from harness.lifecycle.asking import Asking
+from harness.lifecycle.judging import Judging
+from harness.lifecycle.preferences import Preferences
+from harness.lifecycle.subjects import RECIPE, Subjects, Trained, Training, conversation, need, threads
 from harness.progress import Progress
 from harness.quant import checkpoint, damage, fidelity, footprint, logprob_file, sidecar
 from harness.quant.calibration import Calibration
-from harness.store import Store
-from harness.types import Engine, Generation, Prompt, Sample, Sampling, Subject, TokenLogprobs
+from harness.store import Store, digest_json
+from harness.types import Engine, Prompt, Sample, Subject
 
-__all__ = ["Answers", "Workbench"]
+__all__ = ["Answers", "Trained", "Training", "Workbench"]
 
-_CHUNK = 64  # prompts a call: enough for the engine to batch, small enough to show progress
 _LAYER_TEXTS = 60  # documents that each rounded block reads: half of them name the worst, half decide
 _OPEN = 3  # engines kept open: a reference, a build, and the damaged copy that its gates must stop
 
@@ -57,6 +59,10 @@ class Workbench:
         self.quiet_machine = quiet_machine
         self._subjects = Subjects(settings, store, progress)
         self.data = self._subjects.data
+        self.asking = Asking(self)
+        self.preferences = Preferences(self)
+        self.judging = Judging(self)
+        self._subjects.pairs = lambda policy: self.preferences.pairs(policy).rows
         self._engines: dict[str, Engine] = {}
         self._headers: dict[str, Header] = {}
         self._inventories: dict[str, list[checkpoint.TensorFact]] = {}
@@ -72,6 +78,14 @@ class Workbench:
     def path(self, name: str) -> Path:
         """Where the subject's file or folder lies."""
         return self._subjects.resolve(name)[1]
+
+    def trained(self, name: str) -> Trained:
+        """What training made for a recipe: the adapter, and the report of its run. TrainingError if it failed."""
+        return self._subjects.trained(name)
+
+    def training(self, name: str) -> Training:
+        """What a training recipe starts from, its numbers, and the set of its rows."""
+        return self._subjects.training(name)
 
     def engine_of(self, name: str) -> str:
         """The engine that serves this subject."""
@@ -113,7 +127,7 @@ class Workbench:
             address, _, model = spec.location.partition("#")
             return open_engine(kind, address, model=model or None)
         if spec.scheme == "adapter":
-            adapter, base = adapter_and_base(spec)
+            adapter, base = self._subjects.adapter_and_base(spec)
             return open_engine(kind, base, adapter=adapter)
         return open_engine(kind, self.path(name), **_options(kind), **self._told(name, kind))
 
@@ -140,35 +154,49 @@ class Workbench:
             self._golden[name, control] = golden.load(name, self.settings.golden, limit=limit)
         return self._golden[name, control]
 
-    def answers(self, name: str, set_name: str, *, control: bool = False) -> Answers:
-        """The subject's scored answers to a golden set; as a ``control`` to a subset, answered afresh."""
+    def answers(self, name: str, set_name: str, *, control: bool = False, shots: int = 0, variant: str = "", rerun: int = 0) -> Answers:
+        """The subject's scored answers to a golden set.
+
+        As a ``control`` to a subset, answered afresh. After ``shots`` worked examples. To a ``variant`` of the set
+        (harness.evals.metamorphic). As ``rerun`` 1, 2 ... once more, in another order: what noise alone changes.
+        """
         chosen = self.golden(set_name, control=control)
-        ask = {
-            "json_extraction": lambda: self._generate(name, chosen.name, evals.prompts(chosen), evals.SAMPLING),
-            "multiple_choice": lambda: self._score(name, chosen),
-        }.get(chosen.kind)
-        if ask is None:
-            raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers; name it under [quant] texts instead")
-        inputs = {**self._inputs(name), "golden": chosen.digest, "task": evals.task_digest(chosen), "control": control}
-        subject = self.subject(name)
-        kept = self.store.make_json("answers", inputs, ask)
-        if chosen.kind == "json_extraction":
-            samples = evals.score_answers(chosen, [Generation(**row) for row in kept["rows"]])
+        if variant:
+            chosen = metamorphic.vary(chosen, variant)
+        fresh = "control" if control else ""
+        if chosen.kind == "multiple_choice" and not shots:
+            scores, conditions = self.asking.score(name, chosen.name, evals.choices(chosen), fresh=fresh, rerun=rerun)
+            samples = evals.score_choices(chosen, scores)
+        elif chosen.kind == "json_extraction" or (chosen.kind in ("answers", "code") and not shots):
+            shown = self.worked_examples(shots)
+            asked = [replace(p, messages=(*shown, *p.messages)) for p in evals.prompts(chosen)]
+            said, conditions = self.asking.generate(name, chosen.name, asked, evals.sampling(chosen), fresh=fresh, rerun=rerun)
+            samples = evals.score_answers(chosen, said)
         else:
-            samples = evals.score_choices(chosen, [_logprobs(row) for row in kept["rows"]])
-        conditions = {**kept["conditions"], "golden": chosen.digest, "task": inputs["task"]}
-        return Answers(subject, samples, conditions)
+            raise ConfigError(f"golden set {set_name}: kind {chosen.kind!r} has no answers" + (f" after {shots} examples" if shots else ""))
+        conditions |= {"golden": chosen.digest, "task": evals.task_digest(chosen), "scorer": scorers.digest(chosen)}
+        conditions |= {"shots": shots} if shots else {}
+        return Answers(self.subject(name), samples, conditions)
+
+    def worked_examples(self, shots: int) -> list[Mapping[str, str]]:
+        """The first ``shots`` rows that the tuned subject was trained on, by digest of their ids, as turns of a conversation."""
+        if not shots:
+            return []
+        rows = self.training(self.settings.compare.tuned if self.settings.compare else "tuned").rows
+        first = sorted(rows.items, key=lambda item: digest_json(item["id"]))[:shots]
+        return [turn for item in first for turn in conversation(rows, item)]
 
     def refusals(self, name: str, set_name: str, *, guard: Sequence[Mapping[str, str]] = refusals.GUARD, control: bool = False) -> Answers:
         """Which requests of a ``refusals`` set the subject declines behind ``guard``; as a ``control`` a subset, asked afresh."""
         chosen = self.golden(set_name, control=control)
-        inputs = {**self._inputs(name), "golden": chosen.digest, "task": refusals.task_digest(guard), "control": control}
         asked = refusals.prompts(chosen, guard)
-        kept = self.store.make_json("refusals", inputs, lambda: self._generate(name, chosen.name, asked, refusals.SAMPLING))
-        samples = refusals.score(chosen, [Generation(**row) for row in kept["rows"]])
-        return Answers(self.subject(name), samples, {**kept["conditions"], "golden": chosen.digest, "task": inputs["task"]})
+        fresh = "control" if control else ""
+        said, conditions = self.asking.generate(name, chosen.name, asked, refusals.SAMPLING, fresh=fresh)
+        conditions |= {"golden": chosen.digest, "task": refusals.task_digest(guard)}
+        return Answers(self.subject(name), refusals.score(chosen, said), conditions)
 
-    def _inputs(self, name: str) -> dict[str, Any]:
+    def inputs(self, name: str) -> dict[str, Any]:
+        """What of a subject shapes any measurement of it: its content, its engine with versions and options."""
         kind = self.engine_of(name)
         need(kind)
         # Weights alone decide what is measured, not the name they were given. Nobody can tell whether a
@@ -183,34 +211,12 @@ class Workbench:
             **session,
         }
 
-    def _generate(self, name: str, what: str, prompts: Sequence[Prompt], sampling: Sampling) -> dict[str, Any]:
-        rows = self._in_chunks(name, what, prompts, lambda engine, part: engine.generate(part, sampling=sampling))
-        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, sampling)}
-
-    def _score(self, name: str, chosen: GoldenSet) -> dict[str, Any]:
-        rows = self._in_chunks(name, chosen.name, evals.choices(chosen), lambda engine, part: engine.logprobs(part))
-        return {"rows": [asdict(row) for row in rows], "conditions": self._conditions(name, None)}
-
-    def _in_chunks(self, name: str, what: str, items: Sequence[Any], ask: Callable[[Engine, list[Any]], list[Any]]) -> list[Any]:
-        engine = self.engine(name)
-        ordered = sorted(items, key=_length)
-        answered: dict[str, Any] = {}
-        for start in range(0, len(ordered), _CHUNK):
-            self.progress(f"{what} by {name}", start, len(ordered))
-            answered.update((a.id, a) for a in ask(engine, ordered[start : start + _CHUNK]))
-        self.progress(f"{what} by {name}", len(ordered), len(ordered))
-        return [answered[item.id] for item in items]
-
-    def _conditions(self, name: str, sampling: Sampling | None) -> dict[str, Any]:
-        said = {"engine": dict(self.engine(name).describe()), "order": f"by length, {_CHUNK} a call"}
-        return said if sampling is None else {**said, "sampling": {**asdict(sampling), "stop": list(sampling.stop)}}
-
     def distributions(self, new: str, old: str, *, control: bool = False) -> list[dict[str, Any]]:
         """Next-token distributions of ``new`` against ``old`` over the documents, one row each."""
         self._files_only((new, old), "servers do not give whole next-token distributions")
         chosen = self.golden(self.settings.texts, control=control)
         inputs = {
-            "new": self._inputs(new), "old": self._inputs(old), "golden": chosen.digest, "control": control, "step": logprob_file.STEP,
+            "new": self.inputs(new), "old": self.inputs(old), "golden": chosen.digest, "control": control, "step": logprob_file.STEP,
         }  # fmt: skip
 
         def measure() -> list[dict[str, Any]]:
@@ -223,7 +229,7 @@ class Workbench:
     def _recorded(self, name: str) -> Path:
         """What a reference says of every document, computed once. The file seals itself, and goes on where a killed run left it."""
         chosen = self.golden(self.settings.texts)
-        key = self.store.key("logprobs", {**self._inputs(name), "golden": chosen.digest, "step": logprob_file.STEP})
+        key = self.store.key("logprobs", {**self.inputs(name), "golden": chosen.digest, "step": logprob_file.STEP})
         path = self.store.root / "logprobs" / f"{key}.logprobs"
         if not _is_whole(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +240,7 @@ class Workbench:
         """Rows as of ``distributions``, of the reference with one block rounded to the grid of ``kind``. The file is not kept."""
         limit = min(_LAYER_TEXTS, self.tier.limit("documents") or _LAYER_TEXTS)
         chosen = golden.load(self.settings.texts, self.settings.golden, limit=limit)
-        inputs = {**self._inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
+        inputs = {**self.inputs(reference), "block": block, "kind": kind, "golden": chosen.digest, "step": logprob_file.STEP}
 
         def measure() -> list[dict[str, Any]]:
             recorded = self._recorded(reference)
@@ -257,7 +263,7 @@ class Workbench:
         """
         self._files_only((new, old), "a server is not ours to start and to time alone")
         inputs = {
-            "new": self._inputs(new), "old": self._inputs(old), "machine": provenance.machine(),
+            "new": self.inputs(new), "old": self.inputs(old), "machine": provenance.machine(),
             "blocks": self.tier.blocks, "gauge": "VmHWM",
         }  # fmt: skip
         if not self.quiet_machine and self.store.find("runs", inputs) is None:
@@ -340,7 +346,7 @@ class Workbench:
             held: Loaded = self.engine(name).loaded()  # type: ignore[attr-defined]  # not every engine can be looked into
             return {"bytes": held.bytes, "modules": [asdict(module) for module in held.modules]}
 
-        found: dict[str, Any] = self.store.make_json("loaded", self._inputs(name), look)
+        found: dict[str, Any] = self.store.make_json("loaded", self.inputs(name), look)
         return found
 
     def calibration(self, seed: int) -> Calibration:
@@ -400,12 +406,3 @@ def _is_whole(path: Path) -> bool:
 
 def _options(engine: str) -> dict[str, Any]:
     return {"threads": threads()} if engine in ("llamacpp", "vllm") else {}
-
-
-def _length(item: Any) -> tuple[int, str]:
-    text = item.context if hasattr(item, "context") else "".join(m["content"] for m in item.messages)
-    return len(text), item.id
-
-
-def _logprobs(row: Mapping[str, Any]) -> TokenLogprobs:
-    return TokenLogprobs(row["id"], tuple(map(tuple, row["tokens"])), tuple(map(tuple, row["logprobs"])))

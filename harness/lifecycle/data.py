@@ -188,10 +188,10 @@ class Data:
             )
         return self._proofs[name]
 
-    def gate(self, subject: str) -> None:
-        """Raises SubjectError if a row of what ``subject`` is trained on would be blocked."""
+    def gate(self, subject: str, rows: Path | None = None) -> None:
+        """Raises SubjectError if a row of what ``subject`` is trained on would be blocked; ``rows``: a set it is known to read."""
         for spec in self.settings.data.values():
-            if spec.used_by == subject:
+            if spec.used_by == subject or (rows is not None and spec.set == str(rows)):
                 self._gate(spec.name)
 
     def _gate(self, name: str) -> None:

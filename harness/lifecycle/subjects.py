@@ -5,17 +5,20 @@ damaged:REF:HOW      a really damaged copy of a reference: what a planted regres
 forged:BUILD         the reference's unquantized weights under the build's quantization config
 reseeded:BUILD:SEED  the build made again with another calibration sample
 hf:NAME              the same folder, read by transformers
+unmerged:NAME        the adapter of a training recipe on what it was trained from, not merged
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +32,41 @@ from harness.lifecycle.data import Data
 from harness.progress import Progress
 from harness.quant import calibration, checkpoint, convert, damage, damage_folder, gguf, recipes
 from harness.store import Store, digest_file, digest_json, digest_tree
+from harness.train.recipe import Recipe
 from harness.types import Subject
 
-__all__ = ["RECIPE", "Subjects", "adapter_and_base", "need", "threads"]
+__all__ = ["RECIPE", "Subjects", "Trained", "Training", "conversation", "need", "threads"]
 
+_SAVE_EVERY = 20  # steps between the checkpoints from which a killed training goes on
 RECIPE = 1  # raised by hand when a maker below changes what comes out
 
 Found = tuple[Path, str, dict[str, str]]
 """Where it lies, the digest of its content, what else is worth knowing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training made: the folder of its adapter, the digest of that, the report of the run, and how many rows it saw."""
+
+    adapter: Path
+    digest: str
+    report: Mapping[str, Any]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training as the lifecycle file declares it: what it starts from, its recipe, and the set that its rows come from."""
+
+    start: str
+    recipe: Recipe
+    rows: golden.GoldenSet
+
+
 class Subjects:
     """The subjects of one run, each resolved once."""
+
+    pairs: Callable[[str], Sequence[Any]]  # of a subject: preference pairs out of its own answers; the workbench can ask
 
     def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
         self.settings = settings
@@ -48,6 +74,7 @@ class Subjects:
         self.progress = progress
         self.data = Data(settings, store, progress, self)
         self._found: dict[str, tuple[Subject, Path]] = {}
+        self._trained: dict[str, Trained] = {}
 
     def spec(self, name: str) -> SubjectSpec:
         """What the name stands for. ConfigError for a name that nobody gave."""
@@ -62,9 +89,11 @@ class Subjects:
             return replace(spec, name=name)
         if kind == "hf":
             return SubjectSpec(name, "recipe", spec.recipe) if spec.recipe else SubjectSpec(name, "hf", spec.location)
+        if kind == "unmerged":
+            return SubjectSpec(name, "adapter", f"recipe:{rest}")
         if kind == "reseeded" and seed.isdecimal() and spec.recipe:
             return replace(spec, name=name, location=f"{spec.location}:{seed}")
-        raise ConfigError(f"subject {name!r}: expected damaged:REFERENCE:HOW, forged:BUILD, reseeded:RECIPE:SEED or hf:NAME")
+        raise ConfigError(f"subject {name!r}: expected damaged:REFERENCE:HOW, forged:BUILD, reseeded:RECIPE:SEED, hf:NAME or unmerged:NAME")
 
     def resolve(self, name: str) -> tuple[Subject, Path]:
         """The subject and where it lies; made first if it is a recipe."""
@@ -80,9 +109,11 @@ class Subjects:
         kind, _, rest = spec.name.partition(":")
         if rest and spec.name not in self.settings.subjects and kind in ("damaged", "forged"):
             return self._damaged(*rest.partition(":")[::2]) if kind == "damaged" else self._forged(rest)
+        if spec.scheme == "adapter":
+            return self._from_adapter(spec)
         if spec.recipe:
             return self._from_recipe(spec)
-        finders = {"gguf": _from_file, "hf": _from_folder, "vllm": _from_folder, "adapter": _from_adapter, "fake": _from_fake}
+        finders = {"gguf": _from_file, "hf": _from_folder, "vllm": _from_folder, "fake": _from_fake}
         return finders.get(spec.scheme, _from_name)(spec)
 
     # --- recipes ------------------------------------------------------------------------------
@@ -90,13 +121,13 @@ class Subjects:
     def _from_recipe(self, spec: SubjectSpec) -> Found:
         need(spec.engine)  # before anything is trained for it
         recipe, _, argument = spec.recipe.partition(":")
-        if recipe in ("base", "tuned") and self._is_replaced(recipe):  # --subject tuned=hf:FOLDER replaces it for all that is made of it
+        if self._is_replaced(recipe):  # --subject tuned=hf:FOLDER replaces it for all that is made of it
             subject, path = self.resolve(recipe)
             return path, subject.digest, dict(subject.detail)
         if recipe == "base":
             return self._base()
-        if recipe == "tuned":
-            return self._tuned()
+        if recipe in self.settings.recipes or recipe == "tuned":
+            return self._merged(recipe)
         if recipe == "gguf-f16":
             return self._gguf(recipe, "tuned", lambda src, out: convert.convert(src, out, dtype="f16"))
         if recipe.removeprefix("gguf-") in gguf.KINDS:
@@ -131,27 +162,76 @@ class Subjects:
         artifact = self.store.make("base", inputs, make)
         return artifact.path, artifact.digest, {"package": f"{numbers['package']} {numbers['version']}"}
 
-    def _tuned(self) -> Found:
-        from harness.train.lora import LoraRecipe, train
+    def _merged(self, recipe: str) -> Found:
+        """What a training recipe made, as a plain folder."""
+        from harness.train.merge import merge
 
-        shape = {"rank": int, "alpha": int, "dropout": float, "lr": float, "epochs": int, "batch": int, "seed": int, "warmup": float}
-        recipe = LoraRecipe(**_numbers(self.settings, "tuned", shape))
-        rows = golden.load("addresses_train", self.settings.root / "fixtures")
-        base, base_path = self.resolve("base")
+        trained = self.trained(recipe)
+        base, base_path = self.resolve(self.training(recipe).start)
+        inputs = {"recipe": RECIPE, "base": base.digest, "adapter": trained.digest, "versions": _versions("torch", "transformers", "peft")}
+        artifact = self.store.make("merged", inputs, lambda folder: merge(base_path, trained.adapter, folder))
+        return artifact.path, artifact.digest, {"training_rows": self.training(recipe).rows.digest, "adapter": trained.digest}
+
+    def trained(self, name: str) -> Trained:
+        """The adapter that a training recipe makes, trained unless it was before. A killed training goes on where it was.
+
+        Raises TrainingError if it cannot be trained, AuditError if its data may not be trained on.
+        """
+        if name not in self._trained:
+            self._trained[name] = self._train(name)
+        return self._trained[name]
+
+    def _train(self, name: str) -> Trained:
+        from harness.train.run import train
+
+        said = self.training(name)
+        recipe, chosen = said.recipe, said.rows
+        base, base_path = self.resolve(said.start)
+        rows: Sequence[Any] = self.pairs(said.start) if recipe.objective != "sft" else self._rows(name, chosen)
         inputs = {
-            "recipe": RECIPE, "base": base.digest, "rows": rows.digest, "prompt": rows.prompt, "lora": asdict(recipe),
-            "threads": threads(), "versions": _versions("torch", "transformers", "peft", "trl"),
+            "recipe": RECIPE, "base": base.digest, "rows": digest_json([list(row) for row in rows]), "training": recipe.same(),
+            "threads": threads(), "versions": _versions("torch", "transformers", "peft", "trl"), "gpu": provenance.machine()["gpu"],
         }  # fmt: skip
+        work = self.store.root / "training" / self.store.key("trained", inputs)
 
         def make(folder: Path) -> None:
-            self.data.gate("tuned")
-            pairs = [([{"role": "user", "content": evals.question(rows, i)}], evals.answer_text(i["target"])) for i in rows.items]
-            train(base_path, pairs, folder, recipe, progress=lambda step, steps, loss: self.progress("training", step, steps))
+            self.data.gate(name, chosen.path.parent / chosen.name)
+            saving = replace(recipe, save_every=recipe.save_every or _SAVE_EVERY)
 
-        artifact = self.store.make("tuned", inputs, make)
-        # The report of the training holds times; the subject is what it made.
-        model = {name: digest for name, digest in artifact.files.items() if name != "training.json"}
-        return artifact.path, digest_json(model), {"training_rows": rows.digest, "rank": str(recipe.rank)}
+            def show(step: int, steps: int, loss: float) -> None:
+                self.progress(f"training {name}", step, steps)
+
+            train(base_path, rows, folder, saving, work=work, progress=show)
+
+        artifact = self.store.make("trained", inputs, make)
+        shutil.rmtree(work, ignore_errors=True)
+        report = json.loads((artifact.path / "training.json").read_text("utf-8"))
+        # The report of a training holds times; what it made is the adapter.
+        made = {file: digest for file, digest in artifact.files.items() if file != "training.json"}
+        return Trained(artifact.path, digest_json(made), report, len(rows))
+
+    def training(self, name: str) -> Training:
+        """What ``[recipes.NAME]`` says of a training. ConfigError for a key or number that no training has."""
+        table = dict(self.settings.recipes.get(name, {}))
+        start, named = str(table.pop("start", "base")), Path(str(table.pop("rows", "fixtures/addresses_train")))
+        numbers = {key: value for key, value in table.items() if key not in ("repeat", "cause", "changed")}
+        recipe = Recipe.of(numbers, f"{self.settings.path}: [recipes.{name}]")
+        return Training(start, recipe, golden.load(named.name, self.settings.root / named.parent))
+
+    def _rows(self, recipe: str, chosen: golden.GoldenSet) -> list[tuple[list[dict[str, str]], str]]:
+        """Rows as they are trained on: all of them, then those again that ``repeat`` names.
+
+        ``{ po_box = 3, "no number" = 2, "split number" = 2 }`` shows a row three times in all whose answer has the field, twice
+        one whose answer lacks it or holds it in several words; of several that fit, the largest.
+        """
+        repeat = self.settings.recipes.get(recipe, {}).get("repeat", {})
+        if not isinstance(repeat, dict) or any(type(n) is not int or n < 1 for n in repeat.values()):
+            raise ConfigError(
+                f"{self.settings.path}: [recipes.{recipe}] repeat = {repeat!r}, expected {{ field = times }}, like {{ unit = 2 }}"
+            )
+        rows = [([dict(asked)], answer["content"]) for asked, answer in (conversation(chosen, item) for item in chosen.items)]
+        times = [max((n for which, n in repeat.items() if _fits(which, item["target"])), default=1) for item in chosen.items]
+        return rows + [row for row, n in zip(rows, times, strict=True) for _ in range(n - 1)]
 
     def _gguf(self, recipe: str, source: str, maker: Callable[[Path, Path], None]) -> Found:
         subject, path = self.resolve(source)
@@ -179,8 +259,28 @@ class Subjects:
         """The calibration sample of this seed: the task the model was tuned for, and text of another kind."""
         folder = self.settings.root / "fixtures"
         asked, texts = golden.load("calibration_addresses", folder), golden.load("calibration", folder)
-        rows = [calibration.Row(i["id"], i["input"], _conversation(asked, i)) for i in asked.items]
+        rows = [calibration.Row(i["id"], i["input"], conversation(asked, i)) for i in asked.items]
         return calibration.choose([*rows, *(calibration.Row(i["id"], i["text"]) for i in texts.items)], blocks, tokens, seed)
+
+    # --- adapters -------------------------------------------------------------------------------
+
+    def adapter_and_base(self, spec: SubjectSpec) -> tuple[Path, Path]:
+        """``adapter:LORA+hf:BASE`` as two folders; of ``unmerged:NAME`` what the recipe made and started from."""
+        if spec.recipe:
+            return self.trained(spec.recipe).adapter, self.resolve(self.training(spec.recipe).start)[1]
+        adapter, _, base = spec.location.partition("+")
+        folder = Path(adapter).expanduser()
+        if not base.startswith("hf:") or not folder.is_dir():
+            raise SubjectError(f"subject {spec.name}: expected adapter:LORA_FOLDER+hf:BASE, with a folder {folder}")
+        return folder, _folder_of(SubjectSpec(spec.name, "hf", base.removeprefix("hf:")))
+
+    def _from_adapter(self, spec: SubjectSpec) -> Found:
+        adapter, base = self.adapter_and_base(spec)
+        if spec.recipe:
+            digests = {"adapter": self.trained(spec.recipe).digest, "base": self.resolve(self.training(spec.recipe).start)[0].digest}
+        else:
+            digests = {"adapter": digest_json(digest_tree(adapter)), "base": digest_json(digest_tree(base))}
+        return adapter, digest_json(digests), digests
 
     # --- damaged on purpose ---------------------------------------------------------------------
 
@@ -202,11 +302,20 @@ class Subjects:
         return artifact.path, artifact.digest, {"forged": build}
 
 
-def _conversation(rows: golden.GoldenSet, item: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
+def conversation(rows: golden.GoldenSet, item: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """An item as it is trained on: the question of the set, and the answer."""
     return (
         {"role": "user", "content": evals.question(rows, item)},
         {"role": "assistant", "content": evals.answer_text(item["target"])},
     )
+
+
+def _fits(which: str, target: Mapping[str, str]) -> bool:
+    """Whether an answer is of the kind that a key of ``repeat`` names."""
+    how, _, field = which.rpartition(" ")
+    if how == "no":
+        return field not in target
+    return field in target and (how != "split" or " " in target[field])
 
 
 def threads() -> int:
@@ -291,21 +400,6 @@ def _from_fake(spec: SubjectSpec) -> Found:
     if not path.is_file():
         raise SubjectError(f"subject {spec.name}: no file {path}; expected a JSON file of answers by item id")
     return path, digest_file(path), {}
-
-
-def adapter_and_base(spec: SubjectSpec) -> tuple[Path, Path]:
-    """``adapter:LORA+hf:BASE`` as two folders."""
-    adapter, _, base = spec.location.partition("+")
-    folder = Path(adapter).expanduser()
-    if not base.startswith("hf:") or not folder.is_dir():
-        raise SubjectError(f"subject {spec.name}: expected adapter:LORA_FOLDER+hf:BASE, with a folder {folder}")
-    return folder, _folder_of(SubjectSpec(spec.name, "hf", base.removeprefix("hf:")))
-
-
-def _from_adapter(spec: SubjectSpec) -> Found:
-    adapter, base = adapter_and_base(spec)
-    digests = {"adapter": digest_json(digest_tree(adapter)), "base": digest_json(digest_tree(base))}
-    return adapter, digest_json(digests), digests
 
 
 def _packaged_model(package: str, version: str, scratch: Path) -> Path:

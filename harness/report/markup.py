@@ -28,6 +28,7 @@ __all__ = [
     "said_json",
     "scroll",
     "table",
+    "verdict",
 ]
 
 
@@ -74,6 +75,14 @@ def badge(outcome: str, extra: str = "", empty: bool = False) -> Html:
     name = escape(clean(outcome.replace("_", " ")))
     more = f" {escape(clean(extra))}" if extra else ""
     return Html(f'<span class="badge o-{kind}{" none" if empty else ""}">{SYMBOLS.get(outcome, "·")} {name}{more}</span>')
+
+
+def verdict(claim: ClaimView, shown: str, *under: str) -> Html:
+    """A claim's sign and a number of it, leading to its evidence; below it what else is to be said, plain text."""
+    name = escape(clean(claim.outcome.replace("_", " ")))
+    sign = SYMBOLS.get(claim.outcome, "·")
+    head = f'<span class="sign o-{outcome_class(claim.outcome)}" role="img" aria-label="{name}">{sign}</span> '
+    return Html(head + link(claim, said(shown, 80)) + "".join(f'<span class="sub">{said(line, 200)}</span>' for line in under if line))
 
 
 def absent(what: str, builds: Iterable[Build]) -> str:

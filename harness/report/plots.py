@@ -16,6 +16,7 @@ from harness.report.markup import outcome_class
 from harness.report.text import number, one_line, signed, span
 
 __all__ = [
+    "KINDS",
     "Interval",
     "Scale",
     "Series",
@@ -28,6 +29,7 @@ __all__ = [
     "quartiles",
     "rect",
     "scale_over",
+    "spread",
     "strips",
     "svg",
     "text_at",
@@ -313,7 +315,7 @@ def by_position(rows: Sequence[Series], over: Iterable[float], title: str) -> st
     drawn = [[(across(i), up(v)) for i, v in enumerate(r.means) if v] for r in rows]
     for i, points in enumerate(drawn):
         body += _line_of(i, points)
-    for i, y in _spread([(points[-1][1] if points else bottom) for points in drawn], bottom):
+    for i, y in spread([(points[-1][1] if points else bottom) for points in drawn], bottom):
         x, at = drawn[i][-1] if drawn[i] else (right, bottom)
         body += [line(x, at, right + 22, y, "leader"), line(right + 24, y, right + 48, y, f"curve c{i % KINDS}")]
         body.append(text_at(right + 54, y + 4, one_line(rows[i].label, 18), "label"))
@@ -330,7 +332,7 @@ def _line_of(i: int, points: Sequence[tuple[float, float]]) -> list[str]:
     return [f'<polyline class="curve c{i % KINDS}" points="{path}"/>', *dots] if points else []
 
 
-def _spread(wanted: Sequence[float], bottom: float) -> list[tuple[int, float]]:
+def spread(wanted: Sequence[float], bottom: float) -> list[tuple[int, float]]:
     """Heights for names in the order of their lines, at least a line apart, none below the axis."""
     order = sorted(range(len(wanted)), key=lambda i: (wanted[i], i))
     placed: list[tuple[int, float]] = []

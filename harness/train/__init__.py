@@ -1,1 +1,1 @@
-"""Fine-tuning: what a claim about a tuned model needs to make that model again."""
+"""Fine-tuning: adapters by recipe, merged into plain folders, and runs of other tools read into the same shape."""

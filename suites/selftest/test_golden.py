@@ -22,6 +22,14 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "json_extraction": [{"id": f"a-{i}", "input": f"{i} Main St Zürich", "target": {"number": str(i), "city": "Zürich"}} for i in range(9)],
     "multiple_choice": [{"id": "q-1", "question": "Which?", "choices": ["this", "that"], "answer": 1}],
     "documents": [{"id": "d-1", "text": "some text"}, {"id": "d-2", "text": "more text"}],
+    "answers": [
+        {"id": "p-1", "prompt": "6 times 7?", "target": 42},
+        {"id": "p-2", "prompt": "Capital of France?", "target": ["Paris", "Lutetia"]},
+        {"id": "p-3", "prompt": "As JSON?", "target": {"a": [1]}},
+    ],
+    "code": [{"id": "c-1", "prompt": "Write double(x).", "tests": "assert double(2) == 4", "entry_point": "double"}],
+    "answer_labels": [{"id": "l-1", "prompt": "Do it.", "answer": "Done.", "label": 1}],
+    "ratings": [{"id": "r-1", "request": "Do it.", "scores": [0.5, None, 1]}],
 }
 
 
@@ -190,6 +198,20 @@ BAD_VALUES = [
     ("multiple_choice", "answer", True),
     ("multiple_choice", "answer", 1.0),
     ("documents", "text", 3),
+    ("answers", "target", ""),
+    ("answers", "target", None),
+    ("answers", "target", True),
+    ("answers", "target", []),
+    ("answers", "target", ["Paris", 3]),
+    ("answers", "target", {}),
+    ("code", "tests", " "),
+    ("code", "entry_point", "double(x)"),
+    ("code", "entry_point", None),
+    ("answer_labels", "label", 2),
+    ("answer_labels", "label", 1.0),
+    ("ratings", "scores", [0.5]),
+    ("ratings", "scores", [0.5, "1"]),
+    ("ratings", "scores", [True, False]),
 ]
 
 
@@ -243,7 +265,7 @@ BAD_ENTRIES = [
     ({"licence": ""}, "found licence = '', expected an SPDX expression"),
     ({"licence": None}, "found no licence, expected licence = an SPDX expression"),
     ({"approved_by": None}, "found no approved_by"),
-    ({"kind": "essay"}, "found kind = 'essay', expected one of documents, json_extraction, multiple_choice"),
+    ({"kind": "essay"}, "found kind = 'essay', expected one of answer_labels, "),
     ({"sha256": "abc"}, "found sha256 = 'abc', expected 64 digits"),
     ({"n": True}, "found n = True"),
     ({"n": 3}, "found 2 items, expected n = 3"),
@@ -254,3 +276,33 @@ BAD_ENTRIES = [
 @pytest.mark.parametrize(("changes", "expected"), BAD_ENTRIES, ids=[expected for _, expected in BAD_ENTRIES])
 def test_a_bad_manifest_entry_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     assert expected in refusal(write(tmp_path, as_lines(ROWS["documents"]), "documents", **changes))
+
+
+# --- scorers of one's own -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [(None, {}), ("exact", {"name": "exact"}), ({"name": "regex", "pattern": "a"}, {"name": "regex", "pattern": "a"})]
+)
+def test_a_set_may_name_its_scorer(tmp_path: Path, said: Any, kept: dict[str, Any]) -> None:
+    root = write(tmp_path, as_lines(ROWS["answers"]), "answers", scorer=None)
+    if said is not None:
+        shown = json.dumps(said) if isinstance(said, str) else "{ " + ", ".join(f'{k} = "{v}"' for k, v in said.items()) + " }"
+        with (root / "manifest.toml").open("a") as file:
+            file.write(f"scorer = {shown}\n")
+    assert golden.load("mine", root).scorer == kept
+
+
+@pytest.mark.parametrize("said", [3, "", [], True])
+def test_a_scorer_that_is_no_name_is_refused(tmp_path: Path, said: Any) -> None:
+    root = write(tmp_path, as_lines(ROWS["answers"]), "answers", scorer=said)
+    assert "found scorer = " in refusal(root) and "expected the name of a scorer" in refusal(root)
+
+
+def test_an_item_may_name_its_scorer(tmp_path: Path) -> None:
+    rows = [{**row, "scorer": {"name": "numeric", "tolerance": 0.1}} for row in ROWS["answers"]]
+    fields = ["id", "prompt", "target", "scorer"]
+    assert golden.load("mine", write(tmp_path, as_lines(rows), "answers", fields=fields)).items[0]["scorer"]["tolerance"] == 0.1
+    rows[1]["scorer"] = {"tolerance": 0.1}
+    message = refusal(write(tmp_path, as_lines(rows), "answers", fields=fields))
+    assert "line 2: found scorer = {'tolerance': 0.1}, expected the name of a scorer" in message

@@ -150,7 +150,7 @@ def test_other_answers_in_the_same_file_are_another_subject(tmp_path):
 
 
 def test_what_a_server_said_is_not_reused_in_another_session(tmp_path):
-    inputs = [bench_of(tmp_path, "s=http://127.0.0.1:9/v1#m")._inputs("s") for _ in range(2)]
+    inputs = [bench_of(tmp_path, "s=http://127.0.0.1:9/v1#m").inputs("s") for _ in range(2)]
     assert inputs[0] != inputs[1]
 
 

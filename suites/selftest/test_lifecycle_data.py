@@ -198,15 +198,15 @@ def test_the_gate_passes_what_is_accepted(project, how):
 
 @pytest.mark.parametrize("bad", [True, False])
 def test_nothing_is_trained_on_rows_that_are_blocked(project, monkeypatch, bad):
-    from harness.train import lora
-
     trained = []
 
-    def train(base, pairs, folder, recipe, progress):
+    def train(base, pairs, folder, recipe, *, work, progress):
         trained.append(len(pairs))
-        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        (folder / "training.json").write_text("{}")
 
-    monkeypatch.setattr(lora, "train", train)
+    monkeypatch.setattr("harness.train.run.train", train)
+    monkeypatch.setattr("harness.train.merge.merge", lambda base, adapter, out: (out / "model.safetensors").write_bytes(b"merged"))
     monkeypatch.setattr("harness.lifecycle.subjects.need", lambda engine: None)
     real = Subjects.resolve
     base = (Subject("base", "hf", "base", "0" * 64), project)
