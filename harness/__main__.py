@@ -7,6 +7,7 @@
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
     data     audit, compare and lock datasets
+    label    blind sheets for people to label, read back, and how far they agree
     history  one claim over many runs, and where it changed
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
@@ -128,9 +129,11 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm among all the histories (default .05)")
     history.set_defaults(verb=_history)
 
-    from harness.audit import command
+    from harness.audit import command as data
+    from harness.evals.judges import command as label
 
-    command.add_parser(verbs)
+    data.add_parser(verbs)
+    label.add_parser(verbs)
     return parser
 
 

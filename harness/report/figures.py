@@ -14,7 +14,7 @@ from harness.report.scatter import SHAPES, Mark, panel
 from harness.report.text import DASH, SYMBOLS, number, signed, span
 from harness.report.view import ClaimView, RunView, finite
 
-__all__ = ["builds_table", "differences", "distributions", "interval_of", "positions", "tradeoff"]
+__all__ = ["COMPARED", "builds_table", "differences", "distributions", "interval_of", "positions", "tradeoff"]
 
 _GOOD = {
     "at_least": "above",
@@ -25,6 +25,9 @@ _GOOD = {
     "equivalent": "between",
 }
 _RATIOS = ("log_ratio", "run_ratio")
+
+COMPARED = ("E1", "E2", "PF4", "PF6", "E9", "E10", "E4")
+"""Families that compare a model with what it was trained from: they have a section of their own."""
 
 
 def interval_of(c: ClaimView, label: str = "") -> Interval | None:
@@ -237,9 +240,9 @@ def _standing(group: Sequence[Build]) -> str:
 
 
 def differences(run: RunView) -> Html:
-    """Every paired difference on one axis, each with its margin."""
+    """Every other paired difference on one axis, each with its margin."""
     order = {b.name: i for i, b in enumerate(builds_of(run))}
-    paired = (c for c in run.claims if c.estimand == "paired_difference")
+    paired = (c for c in run.claims if c.estimand == "paired_difference" and c.family not in COMPARED)
     claims = sorted(paired, key=lambda c: (c.params[:-1], order.get(_last(c), len(order)), c.id))
     intervals = [i for c in claims if (i := interval_of(c, _label(c))) is not None]
     if not intervals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from harness.report import data, figures, sections, spread
+from harness.report import data, failures, figures, judges, mutants, sections, spread
 from harness.report.builds import builds_of
 from harness.report.datasets import datasets_of
 from harness.report.decision import decision
@@ -14,6 +14,8 @@ from harness.report.plots import mini
 from harness.report.style import CSS, DATA
 from harness.report.tensors import tensor_maps
 from harness.report.text import clean, number, one_line, span
+from harness.report.training import training
+from harness.report.versus import versus
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
 __all__ = ["render"]
@@ -38,13 +40,17 @@ def render(run: RunView) -> str:
         ("leaks", "Leakage map", spread.leaks(datasets)),
         ("findings", "Findings by kind", data.findings(datasets)),
         ("planted", "Planted defects", data.planted(datasets)),
+        ("training", "Training", training(run)),
+        ("versus", "Base against tuned", versus(run)),
+        ("failures", "Failures", failures.failures(run)),
+        ("judges", "Judges", judges.judges(run)),
         ("claims", "Claims", _claims(run)),
         ("differences", "Paired differences", figures.differences(run)),
         ("distributions", "Distributions by document", figures.distributions(run)),
         ("positions", "KL by position", figures.positions(builds)),
         ("tensors", "Tensors: what each really is", tensor_maps(builds)),
         ("flips", "Flips side by side", sections.flips_section(run)),
-        ("controls", "Controls: do the gates work", sections.controls(run)),
+        ("controls", "Mutants: do the gates work", mutants.mutants(run)),
         ("provenance", "Conditions and provenance", sections.provenance(run)),
         ("evidence", "Evidence", sections.evidence(run)),
         ("check", "How to check this report", sections.recheck(run)),

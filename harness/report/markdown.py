@@ -10,7 +10,11 @@ from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
 from harness.report.choice import RULE, Option, Point, choice, headline
 from harness.report.data import figure_of, proofs
 from harness.report.datasets import Dataset, count, datasets_of
+from harness.report.judges import may_judge, of_judges
+from harness.report.mutants import mutants_of, totals
 from harness.report.text import DASH, SYMBOLS, number, one_line, span
+from harness.report.trainings import Training, trainings_of
+from harness.report.versus import compared
 from harness.report.view import ClaimView, RunView, family_title, release, warnings_of
 
 __all__ = ["LIMIT", "escape", "render"]
@@ -32,7 +36,7 @@ def escape(text: str, limit: int = 200) -> str:
 
 def render(run: RunView) -> str:
     """The summary. What does not fit is counted and left to the report."""
-    pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _data(run), _failing(run), *_families(run)]
+    pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _data(run), *_middle(run), _failing(run), *_families(run)]
     kept: list[str] = []
     size = 0
     for i, piece in enumerate(pieces):
@@ -142,6 +146,44 @@ def _dataset(dataset: Dataset) -> list[str]:
 def _other(claim: ClaimView) -> str:
     name = " ".join((claim.id.partition("[")[0], *claim.params[1:]))
     return f"{SYMBOLS.get(claim.outcome, '·')} {escape(f'{name} {figure_of(claim)[0]}'.rstrip(), 80)}"
+
+
+def _middle(run: RunView) -> Iterable[str]:
+    """Trainings, comparisons, judges, controls: a short table each."""
+    trained = [t for t in trainings_of(run) if t.kind in ("training", "failed")]
+    yield _short("Training", ["training", "method", "steps", "first loss", "last loss", "seconds", "ended"], map(_training, trained))
+    yield _short("Base against tuned", ["claim", "old", "new", "difference", "claimed"], map(_compared, compared(run)))
+    yield _short("Judges", ["judge", "may judge", "claims that hold", "the others"], (_judge(*item) for item in of_judges(run).items()))
+    controls = totals(mutants_of(run))
+    head = ["suite", "planted", "caught", "A/A asked", "A/A as they must"]
+    yield _short("Mutants", head, ([escape(suite, 60), *map(str, of)] for suite, of in controls.items()))
+
+
+def _short(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A section with one table; "" where nothing would stand in it."""
+    shown = list(rows)
+    return "\n".join([f"## {title}", "", *_table(head, shown), ""]) if shown else ""
+
+
+def _training(t: Training) -> list[str]:
+    method = " ".join(str(t.recipe.get(key)) for key in ("objective", "method") if t.recipe.get(key))
+    first, last = (t.loss[0], t.loss[-1]) if t.loss else (None, None)
+    numbers = [number(t.steps or len(t.loss) or None), number(first), number(last), number(t.report.get("seconds"))]
+    ended = t.ended or str(t.report.get("outcome") or DASH)
+    return [escape(t.name, 80), escape(method, 60) or DASH, *(escape(x) for x in numbers), escape(ended, 200)]
+
+
+def _compared(c: ClaimView) -> list[str]:
+    pair = arms(c)
+    new, old = (f"{arm.k}/{arm.n} = {number(arm.k / arm.n)}" for arm in pair) if pair else (DASH, DASH)
+    return [escape(c.id), old, new, _cell(c), escape(c.demand)]
+
+
+def _judge(name: str, claims: Sequence[ClaimView]) -> list[str]:
+    may, why = may_judge(claims)
+    others = [_other(c) for c in claims if c.outcome != "holds"]
+    word = {True: "✓ yes", False: "✗ no", None: DASH}[may] + (f": {escape(why)}" if why else "")
+    return [escape(name, 80), word, f"{len(claims) - len(others)} of {len(claims)}", ", ".join(others[:_TOLD]) or DASH]
 
 
 def _failing(run: RunView) -> str:

@@ -78,11 +78,12 @@ def badge(outcome: str, extra: str = "", empty: bool = False) -> Html:
 
 
 def verdict(claim: ClaimView, shown: str, *under: str) -> Html:
-    """A claim's sign and a number of it, leading to its evidence; below it what else is to be said, plain text."""
+    """A claim's sign and a number of it, or its outcome where there is none, leading to its evidence; below it more, plain text."""
     name = escape(clean(claim.outcome.replace("_", " ")))
     sign = SYMBOLS.get(claim.outcome, "·")
     head = f'<span class="sign o-{outcome_class(claim.outcome)}" role="img" aria-label="{name}">{sign}</span> '
-    return Html(head + link(claim, said(shown, 80)) + "".join(f'<span class="sub">{said(line, 200)}</span>' for line in under if line))
+    body = Html(name) if shown == DASH else said(shown, 80)
+    return Html(head + link(claim, body) + "".join(f'<span class="sub">{said(line, 200)}</span>' for line in under if line))
 
 
 def absent(what: str, builds: Iterable[Build]) -> str:

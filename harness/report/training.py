@@ -52,7 +52,8 @@ def _figure(name: str, upwards: str, curves: Sequence[tuple[Training, tuple[floa
     crossed = " A cross: it failed there." if stopped else ""
     caption = f"<figcaption>One number a step, as the trainer logged it, unsmoothed.{crossed}{thinned}{left}</figcaption>"
     drawn = scroll(by_step(rows[:DRAWN], name, upwards), name)
-    return f"<h3>{escape(name)}</h3><figure>{drawn}{caption}</figure>{f'<ul class="small">{stopped}</ul>' if stopped else ''}"
+    below = f'<ul class="small">{stopped}</ul>' if stopped else ""
+    return f"<h3>{escape(name)}</h3><figure>{drawn}{caption}</figure>{below}"
 
 
 # --- tables -----------------------------------------------------------------------------------
@@ -113,7 +114,8 @@ def _failure(c: ClaimView, run: Training | None, control: Training | None) -> li
     last = [number(t.loss[-1]) if t and t.loss else DASH for t in (run, control)]
     name = c.params[-1] if c.params else c.id
     return [
-        link(c, said(name, 80)), verdict(c, c.outcome.replace("_", " ")), *(said(record.get(key) or DASH, 400) for key in ("cause", "changed")),
+        link(c, said(name, 80)), verdict(c, DASH),
+        *(said(record.get(key) or DASH, 400) for key in ("cause", "changed")),
         said(ended or DASH, 300), *map(Html, last),
     ]  # fmt: skip
 

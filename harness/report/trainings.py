@@ -111,13 +111,15 @@ def _of_claim(claim: ClaimView) -> Iterable[Training]:
     conditions = told(claim)
     yield from _whole(claim, mapping(conditions.get("training")))
     if claim.family in ("R2", "R6") and "curve" in conditions:
-        yield Training(_drilled(claim), "drill", claim, {**conditions, "loss": conditions["curve"]})
+        method = {"method": _param(claim)} if claim.family == "R2" else {}
+        yield Training(_drilled(claim), "drill", claim, {"recipe": method, **conditions, "loss": conditions["curve"]})
     elif (claim.family, claim.name) == ("T8", "fell") and "curve" in conditions:
         yield Training(_param(claim), "training", claim, {"loss": conditions["curve"], "steps": conditions.get("steps")})
     elif claim.family == "T8":
-        recipe = conditions.get("recipe")
         yield from (
-            Training(s.item, "drill", claim, {"loss": s.detail["curve"], "recipe": {**mapping(recipe), "seed": _seed(s.item)}})
+            Training(
+                s.item, "drill", claim, {"loss": s.detail["curve"], "recipe": {**mapping(conditions.get("recipe")), "seed": _seed(s.item)}}
+            )
             for s in claim.samples
             if isinstance(s.detail.get("curve"), list)
         )

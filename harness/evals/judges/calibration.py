@@ -19,9 +19,8 @@ from harness.types import Sample
 __all__ = ["ALPHA", "FLOORS", "Calibration", "Rate", "ac1", "calibrate", "read", "split", "to_dict", "write"]
 
 ALPHA = 0.05
-# What a judge must show before a score of its may stand alone: each by its lower limit. Of kappa as much as of the
-# agreement of people among themselves, below which no conclusion is drawn.
-FLOORS: Mapping[str, float] = {"tpr": 0.75, "tnr": 0.75, "kappa": 0.667}
+# What a judge must show before a score of its may stand alone: each by its lower limit.
+FLOORS: Mapping[str, float] = {"tpr": 0.80, "tnr": 0.80, "kappa": 0.60}
 
 
 class Rate(NamedTuple):

@@ -174,7 +174,7 @@ def test_garbage_behind_the_magic(write, tail):
 def test_reading_needs_the_standard_library_only():
     code = (
         "import sys, harness.quant.gguf, harness.quant.convert, harness.quant.damage, harness.engines.llamacpp, "
-        "harness.engines.hf, harness.engines.openai, harness.engines.fake, harness.train.lora\n"
+        "harness.engines.hf, harness.engines.openai, harness.engines.fake, harness.train.run, harness.train.merge, harness.train.foreign\n"
         "heavy = {'torch', 'transformers', 'numpy', 'llama_cpp', 'gguf', 'aiohttp', 'jinja2', 'peft', 'trl'}\n"
         "print(sorted(heavy & sys.modules.keys()))"
     )
