@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _LLAMA_CMAKE = "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DMTMD_BUILD=OFF"
 
 
+_IN_FILES = {"task": "task", "metric": "score", "filter": "filter of lm-eval", "column": "provider or prompt of promptfoo"}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; prints errors as one message, without a traceback."""
     args = _parser().parse_args(argv)
@@ -43,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -104,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         "--shots-a", type=int, default=0, metavar="K", help="worked examples shown to A: the fair baseline for an untuned model"
     )
     compare.add_argument("--shots-b", type=int, default=0, metavar="K", help="worked examples shown to B")
+    for name, held in _IN_FILES.items():
+        compare.add_argument(f"--{name}", metavar="NAME", help=f"with files: which {held}, where they hold several")
     compare.add_argument("--tier", default="full", help="full, or smoke for a part of the set, which proves nothing (default full)")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write one page that stands alone")
     compare.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per item with both answers")
@@ -390,7 +398,8 @@ def _compared(args: argparse.Namespace) -> Comparison:
     if names is None:
         if args.golden or args.shots_a or args.shots_b:
             raise HarnessError("compare: --golden and --shots are about asking subjects; two files of results hold their answers already")
-        return compare_files(Asked(args.a, args.b, args.margin, args.alpha), Path(args.a), Path(args.b))
+        which = {name: getattr(args, name) for name in _IN_FILES if getattr(args, name)}
+        return compare_files(Asked(args.a, args.b, args.margin, args.alpha), Path(args.a), Path(args.b), which=which)
     set_name = args.golden or (settings.compare.primary if settings.compare else "")
     if not set_name:
         raise HarnessError(f"compare: name a golden set with --golden; {nearest('', golden.names(settings.golden))}")

@@ -108,11 +108,11 @@ def compare(bench: Workbench, asked: Asked, set_name: str, *, shots: tuple[int, 
     return judged(asked, measurement, task, _slices_of(chosen))
 
 
-def compare_files(asked: Asked, old: Path, new: Path, *, other_prompts: bool = False) -> Comparison:
-    """Two runs of another tool: lm-eval, Inspect, promptfoo or DeepEval."""
+def compare_files(asked: Asked, old: Path, new: Path, *, which: Mapping[str, str] | None = None, other_prompts: bool = False) -> Comparison:
+    """Two runs of another tool: lm-eval, Inspect, promptfoo or DeepEval. ``which``: task, metric, filter, column, where a file holds several."""
     from harness.evals import bridge
 
-    runs = bridge.read(old), bridge.read(new)
+    runs = bridge.read(old, **(which or {})), bridge.read(new, **(which or {}))
     measurement = bridge.compared(runs[1], runs[0], other_prompts=other_prompts)
     return judged(asked, measurement, {"name": runs[1].task, "kind": runs[1].source, "digest": "", "scorer": runs[1].metric})
 

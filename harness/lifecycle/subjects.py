@@ -175,11 +175,25 @@ class Subjects:
     def trained(self, name: str) -> Trained:
         """The adapter that a training recipe makes, trained unless it was before. A killed training goes on where it was.
 
-        Raises TrainingError if it cannot be trained, AuditError if its data may not be trained on.
+        Of ``NAME=adapter:FOLDER+hf:BASE`` what another tool wrote into that folder. Raises TrainingError if it cannot be
+        trained, SubjectError if its data may not be trained on, or the folder holds no run.
         """
         if name not in self._trained:
-            self._trained[name] = self._train(name)
+            spec = self.spec(name)
+            self._trained[name] = self._train(name) if spec.recipe else self._elsewhere(spec)
         return self._trained[name]
+
+    def _elsewhere(self, spec: SubjectSpec) -> Trained:
+        """A training that was run outside: plain trl, Unsloth, LLaMA-Factory."""
+        from harness.train.foreign import read_run
+
+        if spec.scheme != "adapter":
+            raise MissingNeed(
+                "training", f"{spec.name} is no adapter: how it was trained is not known", f"--subject {spec.name}=adapter:FOLDER+hf:BASE"
+            )
+        folder, _ = self.adapter_and_base(spec)
+        report = read_run(folder)
+        return Trained(folder, digest_json(digest_tree(folder)), report, int(report.get("rows") or 0))
 
     def _train(self, name: str) -> Trained:
         from harness.train.run import train

@@ -51,10 +51,10 @@ def _record(claims: Sequence[ClaimView]) -> Mapping[str, Any]:
 
 def _calibration(found: Mapping[str, Sequence[ClaimView]]) -> str:
     head = (
-        "judge", "may judge", "labels", "kappa", "finds what people find", "and no more", "people say yes", "a constant judge", "AC1",
+        "judge", "may judge", "labels", "kappa", "TPR: finds what people find", "TNR: and no more", "people say yes", "a constant judge", "AC1",
     )  # fmt: skip
     note = (
-        '<p class="small muted">Against labels of people. In brackets: confidence limits; the lower one decides. Beside: TPR and TNR. '
+        '<p class="small muted">Against labels of people. In brackets: confidence limits; the lower one decides. '
         "A constant judge: how often one is right that always gives the commonest label. A judge that is not calibrated scores nothing.</p>"
     )
     rows = [_calibrated(name, claims) for name, claims in list(found.items())[:_ROWS]]

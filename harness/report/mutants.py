@@ -73,7 +73,7 @@ def totals(found: Iterable[Mutant]) -> dict[str, tuple[int, int, int, int]]:
 
 
 def mutants(run: RunView) -> Html:
-    """Totals by suite, what was missed, then every planted fault and every A/A; and the claims without a control."""
+    """Totals by suite, then every planted fault and every A/A, open where one was missed; and the claims without a control."""
     judged, found = [c for c in run.claims if c.measurement], mutants_of(run)
     if not judged:
         return Html("")
@@ -83,7 +83,7 @@ def mutants(run: RunView) -> Html:
         return Html(f"<p>0 of 0 controls came out as they must.</p>{without}")
     planted, same = [m for m in found if m.planted], [m for m in found if not m.planted]
     head = f"<p>{sum(m.met for m in found)} of {len(found)} controls came out as they must.</p>"
-    parts = [_totals(found), _missed(found), _folded("Planted: every one", planted), _folded("A/A: every one", same)]
+    parts = [_totals(found), _folded("Planted: every one", planted), _folded("A/A: every one", same)]
     return Html(head + "".join(parts) + without)
 
 
@@ -107,26 +107,20 @@ def _total(suite: str, of: tuple[int, int, int, int]) -> list[Html]:
     return [said(suite, 60), Html(number(of[0])), Html(number(of[1])), shown, Html(number(of[2])), held]
 
 
-def _missed(found: Sequence[Mutant]) -> str:
-    """What came out otherwise than it must, first and by name."""
-    rows = [m for m in found if not m.met]
-    return f"<h3>Not as they must</h3>{_table('Controls not as they must', rows)}" if rows else ""
-
-
 def _folded(name: str, rows: Sequence[Mutant]) -> str:
     if not rows:
         return ""
     met = sum(m.met for m in rows)
     summary = f'{escape(name)} <span class="muted">({met} of {len(rows)} as they must)</span>'
     more = f'<p class="small muted">{_ROWS} of {len(rows)}.</p>' if len(rows) > _ROWS else ""
-    return f"<details><summary>{summary}</summary>{_table(name, rows[:_ROWS])}{more}</details>"
+    return f"<details{'' if met == len(rows) else ' open'}><summary>{summary}</summary>{_table(name, sorted(rows, key=lambda m: m.met)[:_ROWS])}{more}</details>"
 
 
 _HEAD = ("claim", "control", "expected", "got", "caught", "estimate", "n")
 
 
 def _table(name: str, rows: Sequence[Mutant]) -> Html:
-    """Suite by suite."""
+    """Suite by suite, what came out otherwise than it must first."""
     groups: dict[str, list[Mutant]] = {}
     for m in rows:
         groups.setdefault(m.suite, []).append(m)

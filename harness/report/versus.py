@@ -183,7 +183,7 @@ def _mined(c: ClaimView) -> list[list[Html]]:
     for half, key, what in lines:
         counts = mapping(told(c).get(key))
         cells = [Html(number(count(counts.get(k)))) for k in ("wrong_before", "fixed", "broken")]
-        shown = verdict(c, number(c.estimate)) if key == "mined" else Html(DASH)
+        shown = verdict(c, DASH) if key == "mined" else Html(DASH)  # a count, no difference
         claimed = said(c.demand or DASH) if key == "mined" else Html(DASH)
         found.append([said(half), link(c, claim_id(c)), said(what, 160), Html(DASH), *cells, shown, claimed])
     return found

@@ -56,9 +56,8 @@ def add_trainings(run: Folder, **training: Any) -> None:
         Claim("T8.fell[tuned]", "the loss fell", at_least(0.5), "proportion", min_n=5), fell,
         controls=[fault("planted in the scores: the curve backwards", backwards)], test=test_of("train"),
     )  # fmt: skip
-    for seed in (1, 2):
-        detail = {"before": 1.151, "after": 0.2 + seed / 100, "gap": 0.05, "curve": [1.3, 0.9 / seed, 0.4]}
-        rows = (Sample(f"seed {seed}", 1.0, detail=detail), Sample("seed 9", None, status="failed", detail={"cause": "out of memory"}))
+    detail = {"before": 1.151, "after": 0.22, "gap": 0.05, "curve": [1.3, 0.45, 0.4]}
+    rows = (Sample("seed 2", 1.0, detail=detail), Sample("seed 9", None, status="failed", detail={"cause": "out of memory"}))
     run.add(Claim("T8.generalises", "held out", at_least(0.5), "proportion"), Measurement("held", rows, (BASE,), {"recipe": RECIPE}))
     drill = {"curve": [1.48, 0.71], "device": "cpu", "threads": 2, "outcome": "finished", "peak_bytes": 1_467_617_280}
     same = Measurement("training", facts(0.0), (BASE,), drill)
