@@ -51,7 +51,8 @@ def _record(claims: Sequence[ClaimView]) -> Mapping[str, Any]:
 
 def _calibration(found: Mapping[str, Sequence[ClaimView]]) -> str:
     head = (
-        "judge", "may judge", "labels", "kappa", "TPR: finds what people find", "TNR: and no more", "people say yes", "a constant judge", "AC1",
+        "judge", "may judge", "labels", "kappa", "TPR: finds what people find", "TNR: and no more", "people say yes",
+        "a constant judge", "AC1",
     )  # fmt: skip
     note = (
         '<p class="small muted">Against labels of people. In brackets: confidence limits; the lower one decides. '

@@ -110,10 +110,11 @@ def _total(suite: str, of: tuple[int, int, int, int]) -> list[Html]:
 def _folded(name: str, rows: Sequence[Mutant]) -> str:
     if not rows:
         return ""
-    met = sum(m.met for m in rows)
+    met, ordered = sum(m.met for m in rows), sorted(rows, key=lambda m: m.met)
     summary = f'{escape(name)} <span class="muted">({met} of {len(rows)} as they must)</span>'
     more = f'<p class="small muted">{_ROWS} of {len(rows)}.</p>' if len(rows) > _ROWS else ""
-    return f"<details{'' if met == len(rows) else ' open'}><summary>{summary}</summary>{_table(name, sorted(rows, key=lambda m: m.met)[:_ROWS])}{more}</details>"
+    is_open = "" if met == len(rows) else " open"
+    return f"<details{is_open}><summary>{summary}</summary>{_table(name, ordered[:_ROWS])}{more}</details>"
 
 
 _HEAD = ("claim", "control", "expected", "got", "caught", "estimate", "n")

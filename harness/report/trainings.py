@@ -109,11 +109,12 @@ def trainings_of(run: RunView) -> list[Training]:
 
 def _of_claim(claim: ClaimView) -> Iterable[Training]:
     conditions = told(claim)
-    yield from _whole(claim, mapping(conditions.get("training")))
+    whole = list(_whole(claim, mapping(conditions.get("training"))))
+    yield from whole
     if claim.family in ("R2", "R6") and "curve" in conditions:
         method = {"method": _param(claim)} if claim.family == "R2" else {}
         yield Training(_drilled(claim), "drill", claim, {"recipe": method, **conditions, "loss": conditions["curve"]})
-    elif (claim.family, claim.name) == ("T8", "fell") and "curve" in conditions:
+    elif (claim.family, claim.name) == ("T8", "fell") and "curve" in conditions and not whole:
         yield Training(_param(claim), "training", claim, {"loss": conditions["curve"], "steps": conditions.get("steps")})
     elif claim.family == "T8":
         yield from (

@@ -34,6 +34,11 @@ def test_the_built_in_file_loads():
     [
         ("[lifecycle\n", "not a TOML file"),
         ("[qant]\n", "unknown key 'qant'.*did you mean 'quant'"),
+        ('[compare]\nbase = "b"\ntuned = "t"\n', r"\[compare\] lacks 'primary'"),
+        ('[compare]\nbase = "b"\ntuned = "t"\nprimary = "s"\n', r"\[compare\] names the subject 'b'"),
+        ('[compare]\nbsae = "b"\n', "unknown key 'bsae'.*did you mean 'base'"),
+        ('[subjects]\nb = "hf:b"\n[compare]\nbase = "b"\ntuned = "b"\nprimary = "s"\nshots = -1\n', "compare.shots = -1"),
+        ("[judges]\nmine = 3\n", "mine = 3, expected a table"),
         (QUANT.replace("builds", "biulds"), "unknown key 'biulds'.*did you mean 'builds'"),
         (QUANT.replace('texts = "t"\n', ""), r"\[quant\] lacks 'texts'"),
         (QUANT.replace('references = ["r"]', "references = 3"), "quant.references = 3, expected list"),

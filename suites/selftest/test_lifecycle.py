@@ -245,3 +245,65 @@ def test_runs_take_turns_and_a_silent_engine_is_no_speed():
 
     with pytest.raises(EngineError, match="gave no token; the engine says 'dead'"):
         footprint.asker(Silent(), [Prompt("p", text="x")])()
+
+
+# --- trainings ----------------------------------------------------------------------------------
+
+
+def training_bench(tmp_path: Path, table: str) -> Workbench:
+    (tmp_path / "fixtures").mkdir()
+    path = tmp_path / "fixtures" / "lifecycle.toml"
+    path.write_text(f'[subjects]\nbase = "recipe:base"\nmine = "recipe:mine"\n[recipes.mine]\n{table}\n')
+    for name in ("addresses_train.jsonl", "manifest.toml"):
+        (tmp_path / "fixtures" / name).write_bytes((ROOT / "fixtures" / name).read_bytes())
+    settings = config.load(path)
+    return Workbench(settings, Store(tmp_path / "store"), settings.tier("full"), lambda *_: None)
+
+
+def test_a_training_says_what_it_starts_from_and_its_numbers(tmp_path):
+    said = training_bench(tmp_path, 'start = "tuned"\nobjective = "dpo"\nlr = 2e-4\nrepeat = { unit = 2 }').training("mine")
+    assert (said.start, said.recipe.objective, said.recipe.lr, said.rows.n) == ("tuned", "dpo", 2e-4, 631)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("epohcs = 2", r"recipes.mine\]: unknown key 'epohcs'.*did you mean 'epochs'"),
+        ('lr = "fast"', "lr = 'fast', expected float"),
+        ("repeat = { unit = 0 }", "repeat = .*expected .*unit = 2"),
+        ("repeat = 3", "repeat = 3, expected"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_by_key(tmp_path, monkeypatch, table, said):
+    bench = training_bench(tmp_path, table)
+    monkeypatch.setattr(bench._subjects, "resolve", lambda name: (None, tmp_path))
+    with pytest.raises(ConfigError, match=said):
+        bench.trained("mine")
+
+
+@pytest.mark.parametrize(
+    ("table", "more"),
+    [
+        ("", lambda target: 0),
+        ("repeat = { po_box = 3 }", lambda target: 2 * ("po_box" in target)),
+        ('repeat = { "no number" = 2 }', lambda target: int("number" not in target)),
+        ('repeat = { "split street" = 2, street = 1 }', lambda target: int(" " in target.get("street", ""))),
+        ('repeat = { po_box = 2, "no number" = 4 }', lambda target: 3 if "number" not in target else int("po_box" in target)),
+    ],
+)
+def test_repeated_rows_stand_behind_all_rows(tmp_path, table, more):
+    bench = training_bench(tmp_path, table)
+    chosen = bench.training("mine").rows
+    rows = bench._subjects._rows("mine", chosen)
+    answers = [evals.answer_text(item["target"]) for item in chosen.items]
+    assert [answer for _, answer in rows[: chosen.n]] == answers
+    again = [answer for item, answer in zip(chosen.items, answers, strict=True) for _ in range(more(item["target"]))]
+    assert [answer for _, answer in rows[chosen.n :]] == again
+
+
+def test_an_adapter_of_another_tool_is_a_training(tmp_path):
+    bench = bench_of(tmp_path, f"tuned=adapter:{tmp_path / 'none'}+hf:{tmp_path}")
+    with pytest.raises(SubjectError, match="expected adapter:LORA_FOLDER"):
+        bench.trained("tuned")
+    with pytest.raises(MissingNeed, match="how it was trained is not known"):
+        bench_of(tmp_path, f"tuned=hf:{tmp_path}").trained("tuned")

@@ -143,7 +143,7 @@ def test_hostile_text_is_spelled_out(folder):
         HOSTILE, outcome="failed", cause=HOSTILE, device=HOSTILE, start=HOSTILE, recipe={"method": HOSTILE, "seed": HOSTILE}
     )
     middle.add_trainings(run, training={"loss": report["loss"], **report})
-    middle.add_failed(run, HOSTILE.replace("]", ""), HOSTILE, HOSTILE)
+    middle.add_failed(run, "<b>x</b>", HOSTILE, HOSTILE)
     page, summary = both(run.close())
     seen = Page(page)
     assert not seen.wrong and "script" not in seen.tags and not UNSEEN.search(page) and not UNSEEN.search(summary)
