@@ -49,7 +49,7 @@ def _figure(name: str, upwards: str, curves: Sequence[tuple[Training, tuple[floa
     left = f" {len(rows) - DRAWN} more are in the table only." if len(rows) > DRAWN else ""
     thinned = f" Thinned to {POINTS} points a curve." if any(len(r.values) > POINTS for r in rows) else ""
     stopped = "".join(f"<li>✗ {said(r.label, 80)} {said(r.ended, 300)}</li>" for r in rows if r.ended)
-    crossed = " A cross: it failed there." if stopped else ""
+    crossed = " A cross: the end of a run that failed." if stopped else ""
     caption = f"<figcaption>One number a step, as the trainer logged it, unsmoothed.{crossed}{thinned}{left}</figcaption>"
     drawn = scroll(by_step(rows[:DRAWN], name, upwards), name)
     below = f'<ul class="small">{stopped}</ul>' if stopped else ""
@@ -110,7 +110,7 @@ def _failed(run: RunView, found: Sequence[Training]) -> str:
 
 def _failure(c: ClaimView, run: Training | None, control: Training | None) -> list[Html]:
     record = mapping(run.report.get("record")) if run else {}
-    ended = (run.ended or "it ran to its end") if run else ""
+    ended = "" if run is None else run.ended if run.failed else "it ran to its end"
     last = [number(t.loss[-1]) if t and t.loss else DASH for t in (run, control)]
     name = c.params[-1] if c.params else c.id
     return [

@@ -60,9 +60,10 @@ class Training:
 
     @property
     def ended(self) -> str:
-        """Where and why it is no more; "" where it ran to its end."""
+        """Where and why it is no more, or why it is kept as a failure; "" for a run that was fine."""
         if not self.failed:
-            return ""
+            cause = mapping(self.report.get("record")).get("cause")
+            return f"ran to its end, and is no good: {cause or 'no cause is kept'}" if self.kind == "failed" else ""
         of = f" of {self.steps}" if self.steps else ""
         return f"failed after step {len(self.loss)}{of}: {self.report.get('cause') or 'no cause is kept'}"
 

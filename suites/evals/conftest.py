@@ -11,7 +11,7 @@ from harness.config import Settings
 from harness.errors import GoldenError
 from harness.evals import health, metamorphic
 from harness.plugin import settings_of, tier_of
-from suites.evals import baseline
+from suites.evals import baseline, margins
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -60,7 +60,7 @@ def _variants(settings: Settings, tier: str, test: str) -> list[tuple[str, str]]
     found = []
     for name in sets:
         fitting = metamorphic.variants_of(_kind(settings, name))
-        dress = ("rephrased", "renumbered") if content else tuple(v for v in fitting if v != "renumbered")
+        dress = margins.CONTENT if content else margins.DRESS
         found += [(name, variant) for variant in dress if variant in fitting]
     return found[:1] if tier == "smoke" else found
 

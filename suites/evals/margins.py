@@ -23,6 +23,8 @@ STABLE = 0.70  # Krippendorff's alpha between two rules that type failures
 # An iteration: on items that nobody looked at it may lose, and it was planned to bring, so many points.
 ITERATION, ITERATION_GAIN, ITERATION_PSI = 0.07, 0.08, 0.20
 
+DRESS = ("rephrased", "uppercase", "blanks", "option_order")  # other ways to ask the same
+CONTENT = ("rephrased", "renumbered")  # what a model that knows the items by heart would not follow
 GAP = 0.10  # points by which other words or other content of the same form may lower the score
 CANARY = 0.05  # the level below which a canary is too likely among its twins, after Holm
 TWINS = 99  # of each canary

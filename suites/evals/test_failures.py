@@ -9,7 +9,7 @@ import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, at_most, better_than, evals, non_inferior
 from harness.evals import failures
-from suites import controls
+from suites import controls, trained
 from suites.controls import planted, unchanged
 from suites.evals import arms, margins
 
@@ -139,6 +139,7 @@ def test_failures_that_were_read_are_fixed(claim, bench, primary, iterated):
         return {"wrong_before": wrong, "fixed": len(right["new"] - right["old"]), "broken": len(right["old"] - right["new"])}
 
     said = {"mined": counted(mined), "by_chance": counted(chance), **mined.conditions}
+    said |= trained.told(bench, iterated)
     claim.check(
         Measurement("fixed", (Sample("fixed", float(said["mined"]["fixed"]), detail=said["mined"]),), mined.subjects, said),
         controls=[Control("planted: none is fixed", controls.FAILS, Measurement("fixed", (Sample("fixed", 0.0),)))],

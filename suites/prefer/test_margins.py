@@ -5,11 +5,13 @@ Read from log-probabilities, never from trl's ``rewards/accuracies``: that count
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least, better_than
 from harness.train.preferences import LogProbs, margin
-from suites import controls
+from suites import controls, trained
 from suites.controls import FAILS, HOLDS, NOT_HOLDS
 from suites.prefer import margins
 from suites.prefer.planted import turned_round
@@ -88,7 +90,7 @@ def test_the_mean_margin_rose(claim, bench, preferred):
 
     real = measure()
     claim.check(
-        real,
+        replace(real, conditions={**real.conditions, **trained.told(bench, preferred)}),
         controls=[
             Control(NOTHING, NOT_HOLDS, measure(bench.settings.compare.tuned, rerun=1)),
             Control("planted in the scores: a gain of 1, give or take 1", HOLDS, _moved(real, 1.0, claim.claim.id)),

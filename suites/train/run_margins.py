@@ -17,7 +17,7 @@ class Size:
     every_fault: bool
 
 
-SIZES = {"full": Size(4, 6, 16, 12, (2, 4), True), "smoke": Size(2, 2, 8, 4, (4,), False)}
+SIZES = {"full": Size(4, 4, 16, 8, (4,), True), "smoke": Size(2, 2, 8, 4, (4,), False)}
 
 # R2, R6: nats by which a step's loss may differ. On a CPU not at all; on CUDA sums are taken in any order, and bf16 keeps 8 bits.
 LOSS_BAND = {"cpu": 0.0, "cuda": 0.05}

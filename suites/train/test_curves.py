@@ -12,6 +12,7 @@ import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least
 from harness.train.drills import Drill
+from suites import trained
 from suites.controls import FAILS
 from suites.train import run_margins
 from suites.train.drilling import Drilling
@@ -76,15 +77,15 @@ def test_the_training_loss_fell(claim, bench, tuned):
     curve = bench.trained(tuned).report["loss"]
     part = max(1, len(curve) // run_margins.FIFTHS)
 
-    def measure(losses: list[float]) -> Measurement:
+    def measure(losses: list[float], **conditions) -> Measurement:
         pairs = zip(losses[:part], losses[-part:], strict=True)
         samples = tuple(
             Sample(f"step {i + 1} of a fifth", float(new < old), detail={"first": old, "last": new}) for i, (old, new) in enumerate(pairs)
         )
-        return Measurement("training_loss", samples, (bench.subject(tuned),), {"curve": losses, "steps": len(losses)})
+        return Measurement("training_loss", samples, (bench.subject(tuned),), {"curve": losses, "steps": len(losses), **conditions})
 
     claim.check(
-        measure(curve),
+        measure(curve, **trained.told(bench, tuned)),
         controls=[
             Control("A/A: the first fifth against itself has not fallen", FAILS, measure([*curve[:part], *curve[:part]])),
             Control("planted in the scores: the curve backwards", FAILS, measure(curve[::-1])),

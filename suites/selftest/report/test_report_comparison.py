@@ -15,7 +15,9 @@ from harness.report import markdown, view
 from harness.report.failures import failures
 from harness.report.html import render
 from harness.report.judges import judges, may_judge, of_judges
+from harness.report.markup import verdict
 from harness.report.mutants import Mutant, mutants, mutants_of, totals
+from harness.report.text import DASH
 from harness.report.versus import versus
 from harness.report.view import ClaimView, RunView
 from harness.types import Claim, Measurement, Sample
@@ -230,6 +232,13 @@ def test_a_run_without_controls_says_so(folder):
     run.add(Claim("E1.x", "t", at_least(0.5), "proportion"), Measurement("m", rows))
     page, summary = both(run.close())
     assert "0 of 0 controls came out as they must." in page and "Without a control: " in words(page) and "## Mutants" not in summary
+
+
+def test_a_verdict_is_harmless_and_never_blank():
+    lost = ClaimView("E1.x", "not_evaluated")
+    assert words(verdict(lost, DASH)) == "– not evaluated"
+    shown = verdict(lost, HOSTILE, HOSTILE)
+    assert "script" not in Page(shown).tags and not UNSEEN.search(shown)
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -114,6 +114,16 @@ def test_a_failed_run_says_where_and_why(run):
     assert "failed after step 3: non-finite loss at step 4" in summary
 
 
+def test_a_failed_experiment_that_ran_to_its_end_says_why_it_is_no_good():
+    """The loss was thrown up and stayed there: no error ended it."""
+    run = {"outcome": "finished", "cause": None, "loss": [1.1, 19.0, 24.9]}
+    seen = of({"run": run, "control": {**run, "loss": [1.1, 0.5]}, "record": {"cause": "too hot", "changed": "lr"}}, "T11.failed[hot]")
+    failed, control = trainings_of(seen)
+    assert failed.ended == "ran to its end, and is no good: too hot" and not control.ended
+    shown = training(seen)
+    assert shown.count('class="strike wrong"') == 2 and "it ran to its end" in shown
+
+
 def test_trainings_and_drills_do_not_share_an_axis(seen):
     """The loss of a preference training is on another scale, and a drill is no training."""
     text = training(seen)

@@ -133,7 +133,8 @@ class Checked:
 def suite_bench(folder: Path, gain: float) -> SimpleNamespace:
     compare = SimpleNamespace(tuned="old", base="base", primary="addresses")
     bench = bench_of(folder, Asked(gain))
-    bench.settings = SimpleNamespace(root=ROOT, compare=compare, recipes={"new": {"beta": 0.5}})
+    elsewhere = SimpleNamespace(recipe="")  # nothing was trained here
+    bench.settings = SimpleNamespace(root=ROOT, compare=compare, recipes={"new": {"beta": 0.5}}, subject=lambda name: elsewhere)
     bench.preferences = Preferences(bench)
     return bench
 
