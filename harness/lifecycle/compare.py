@@ -24,7 +24,7 @@ from harness.lifecycle import Workbench
 from harness.stats import families, intervals, means
 from harness.types import Claim, Estimand, Measurement, Sample, Verdict
 
-__all__ = ["Asked", "Comparison", "as_csv", "compare", "compare_files", "judged", "named"]
+__all__ = ["Asked", "Comparison", "arm", "as_csv", "compare", "compare_files", "judged", "named"]
 
 _LEAST = 10  # items of a slice that is shown
 _VALUES = 12  # values of a field that makes slices
@@ -70,6 +70,12 @@ def named(settings: Settings, a: str, b: str) -> tuple[Settings, tuple[str, str]
     return settings.with_subjects([spec for spec in specs if spec]), (names[0], names[1])
 
 
+def arm(settings: Settings, text: str) -> tuple[Settings, str]:
+    """One subject by its name, with the settings that know it; ``text`` as in ``named``, files left out."""
+    spec = _spec(settings, text, "mine")
+    return (settings.with_subjects([spec]), spec.partition("=")[0]) if spec else (settings, text)
+
+
 def _is_subject(settings: Settings, text: str) -> bool:
     return text in settings.subjects or "=" in text or ":" in text
 
@@ -109,7 +115,10 @@ def compare(bench: Workbench, asked: Asked, set_name: str, *, shots: tuple[int, 
 
 
 def compare_files(asked: Asked, old: Path, new: Path, *, which: Mapping[str, str] | None = None, other_prompts: bool = False) -> Comparison:
-    """Two runs of another tool: lm-eval, Inspect, promptfoo or DeepEval. ``which``: task, metric, filter, column, where a file holds several."""
+    """Two runs of another tool: lm-eval, Inspect, promptfoo or DeepEval.
+
+    ``which`` names task, metric, filter or column where a file holds several.
+    """
     from harness.evals import bridge
 
     runs = bridge.read(old, **(which or {})), bridge.read(new, **(which or {}))

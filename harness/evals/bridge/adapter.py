@@ -57,7 +57,7 @@ def adapter(engine: Engine, *, greedy: set[str] | None = None, progress: Callabl
         def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
             return asked.render(chat_history, add_generation_prompt)
 
-        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool | None]]:
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
             return asked.loglikelihood(requests)
 
         def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
@@ -78,7 +78,7 @@ class _Requests:
     progress: Callable[[str, int, int], None]
     kept: dict[tuple[str, int], Kept] = field(default_factory=dict)
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool | None]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(sum of log-probabilities, whether greedy decoding gives it) of each (context, continuation)."""
         grouped: dict[tuple[str, int, str], dict[str, list[int]]] = {}
         for index, request in enumerate(requests):
@@ -91,7 +91,7 @@ class _Requests:
             Scored(f"{task}/{document}/{n}", context, tuple(of_one), self.greedy is None or task in self.greedy)
             for n, ((task, document, context), of_one) in enumerate(groups)
         ]
-        answers: list[tuple[float, bool | None]] = [(0.0, None)] * len(requests)
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for place, score in self._scored(texts):
             (task, document, context), of_one = groups[place]
             kept = self._note(task, document, context)
@@ -159,7 +159,7 @@ class _Requests:
             done += len(batch)
             self.progress("scoring", done, len(texts))
 
-    def _answer(self, text: Scored, score: TokenLogprobs, which: int) -> tuple[float, bool | None, int]:
+    def _answer(self, text: Scored, score: TokenLogprobs, which: int) -> tuple[float, bool, int]:
         """The two numbers lm-eval wants, and how many scored tokens it counts to the context."""
         tokens, logprobs = score.tokens[which], score.logprobs[which]
         skip = self._skipped(text.context, text.continuations[which], len(tokens))
@@ -168,7 +168,7 @@ class _Requests:
                 f"text {text.id!r}: {len(tokens)} tokens of {text.continuations[which]!r} were scored, and {skip} are the context's by "
                 "lm-eval's split: it scores the first token after an end-of-sequence token, or its own fails on this text too"
             )
-        greedy = None
+        greedy = False  # lm-eval counts it even where no score reads it
         if score.distributions is not None:
             best = score.distributions[which][skip:].argmax(axis=-1)
             greedy = tuple(int(token) for token in best) == tokens[skip:]

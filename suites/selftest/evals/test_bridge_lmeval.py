@@ -304,3 +304,25 @@ def test_nothing_is_fetched_and_the_settings_are_put_back():
     with lmeval._offline():
         assert os.environ["HF_DATASETS_OFFLINE"] == "1" and huggingface_hub.constants.HF_HUB_OFFLINE is True
     assert (os.environ.get("HF_HUB_OFFLINE"), huggingface_hub.constants.HF_HUB_OFFLINE) == before
+
+
+def test_the_verb_writes_what_compare_reads(tmp_path, monkeypatch, capsys):
+    """On an engine that says the same of everything: the files are there, and hold what was asked."""
+    from harness import __main__ as shell
+    from harness.evals.bridge import read
+
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"q": "1 + 1 =", "a": 0}\n{"q": "2 + 2 =", "a": 1}\n')
+    (tmp_path / "tasks" / "sums.yaml").write_text(
+        f"task: sums\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{q}}"\ndoc_to_choice: ["2", "4"]\ndoc_to_target: a\nmetric_list: [{metric: acc}]\n'
+    )
+    (tmp_path / "answers.json").write_text("{}")
+    (tmp_path / "lifecycle.toml").write_text('[lifecycle]\nname = "mine"\n')
+    asked = ["lmeval", f"mine=fake:{tmp_path / 'answers.json'}", "--task", "sums", "--include", str(tmp_path / "tasks")]
+    asked += ["--out", str(tmp_path / "out"), "--lifecycle", str(tmp_path / "lifecycle.toml"), "--store", str(tmp_path / "store")]
+    assert shell.main(asked) == 0
+    assert "samples_sums" in capsys.readouterr().out
+    assert len(read(tmp_path / "out" / "mine").samples) == 2
+    assert shell.main([*asked[:3], "smus", *asked[4:]]) == 1
+    assert "smus" in capsys.readouterr().err
