@@ -228,7 +228,7 @@ def test_continuations_of_a_document_go_together_and_whole_distributions_only_wh
     assert not lmeval._reads_greedy(plain)
     asked = Spy(engine)
     (answer,) = lmeval.adapter(asked, greedy=set()).loglikelihood([plain_request("Paris is", " the")])
-    assert answer[1] is None and not asked.asked[0].full
+    assert answer[1] is False and not asked.asked[0].full
 
 
 def plain_request(context, continuation):
