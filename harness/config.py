@@ -286,7 +286,7 @@ def load(path: Path) -> Settings:
     for key in ("references", "builds", "sets", "texts") if quant else ():
         if key not in quant:
             raise ConfigError(f"{path}: [quant] lacks {key!r}")
-    subjects = data.get("subjects", {})
+    subjects = reader.table(data, "subjects", None)
     specs = [parse_subject(f"{name}={where}") for name, where in subjects.items()]
     # A lifecycle file lies in the project, or in its folder "fixtures" as the built-in one does.
     folder = path.resolve().parent
@@ -302,7 +302,7 @@ def load(path: Path) -> Settings:
         sets=tuple(quant.get("sets", ())),
         texts=quant.get("texts", ""),
         guarded=tuple(quant.get("guarded", ())),
-        recipes=data.get("recipes", {}),
+        recipes={name: reader.table(data["recipes"], name, None, "recipes") for name in reader.table(data, "recipes", None)},
         tiers=_tiers(reader, data),
         claims=_claims(reader, data),
         release=_release(reader, data),
@@ -341,6 +341,8 @@ def _compare(reader: _Reader, data: Mapping[str, Any]) -> Compare | None:
     for key in ("base", "tuned", "primary"):
         if not table.get(key):
             raise ConfigError(f"{reader.path}: [compare] lacks {key!r}")
+    if not all(isinstance(name, str) for name in table.get("guardrails", ())):
+        raise ConfigError(f"{reader.path}: compare.guardrails = {table['guardrails']!r}, expected names of golden sets")
     if table.get("shots", 0) < 0:
         raise ConfigError(f"{reader.path}: compare.shots = {table['shots']}, expected 0 or more")
     return Compare(**{**table, "guardrails": tuple(table.get("guardrails", ()))})
@@ -373,7 +375,7 @@ def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, Dat
 
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
-    for name in data.get("tiers", {}):
+    for name in reader.table(data, "tiers", None):
         shape = dict.fromkeys(("items", "texts", "requests", "blocks", "seeds", "control_items", "control_texts", "control_requests"), int)
         table = reader.table(data["tiers"], name, shape, "tiers")
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
@@ -383,7 +385,7 @@ def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
 def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
     shape = {"bound": dict, "alpha": float, "min_n": int, "expected": float, "expect": str, "why": str}
     found = {}
-    for name in data.get("claims", {}):
+    for name in reader.table(data, "claims", None):
         table = reader.table(data["claims"], name, shape, "claims")
         where = f"{reader.path}: [claims.{name!r}]"
         if "bound" in table:
@@ -398,6 +400,8 @@ def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
 
 def _release(reader: _Reader, data: Mapping[str, Any]) -> tuple[Family, ...]:
     families = []
+    if not isinstance(data.get("release", []), list):
+        raise ConfigError(f"{reader.path}: release = {data['release']!r}, expected tables [[release]]")
     for i, entry in enumerate(data.get("release", [])):
         where = f"[[release]] number {i + 1}"
         table = reader.table({where: entry}, where, {"name": str, "rule": str, "claims": list})

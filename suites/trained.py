@@ -7,7 +7,8 @@ from typing import Any
 
 def told(bench: Any, name: str) -> dict[str, Any]:
     """Conditions with the training.json of the subject ``name``; empty where nothing was trained here."""
-    if not bench.settings.subject(name).recipe:
+    spec = bench.settings.subject(name)
+    if not (spec.recipe or spec.scheme == "adapter"):
         return {}
     start = str(bench.settings.recipes.get(name, {}).get("start", "base"))
     return {"training": {"name": name, "start": start, **bench.trained(name).report}}

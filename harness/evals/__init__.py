@@ -135,9 +135,12 @@ def scored(engine: Engine, golden: GoldenSet) -> Measurement:
     return Measurement(f"{scorers.of_set(golden).name}:{golden.name}", score_answers(golden, answers), conditions=conditions)
 
 
-def exact_match(engine: Engine, golden: GoldenSet, *, sampling: Sampling = SAMPLING) -> Measurement:
-    """The share of a ``json_extraction`` set that ``engine`` answers exactly; one Sample per item."""
-    answers = engine.generate(prompts(golden), sampling=sampling)
+_sampling_of = sampling
+
+
+def exact_match(engine: Engine, golden: GoldenSet, *, sampling: Sampling | None = None) -> Measurement:
+    """The share of a set that ``engine`` answers exactly, asked as the set is asked; one Sample per item."""
+    answers = engine.generate(prompts(golden), sampling=sampling or _sampling_of(golden))
     conditions = {"engine": dict(engine.describe()), "golden": golden.digest}
     return Measurement(f"exact_match:{golden.name}", score_answers(golden, answers), conditions=conditions)
 

@@ -59,6 +59,8 @@ def named(settings: Settings, a: str, b: str) -> tuple[Settings, tuple[str, str]
     ConfigError where one is a file of results and the other is not, or two subjects bear one name.
     """
     files = [not _is_subject(settings, text) and Path(text).exists() for text in (a, b)]
+    if any(files) and (gone := next((t for t, there in zip((a, b), files, strict=True) if not there and _looks_like_a_file(t)), None)):
+        raise ConfigError(f"{gone}: no such file; the other arm is a file of results")
     if all(files):
         return settings, None
     if any(files):
@@ -74,6 +76,10 @@ def arm(settings: Settings, text: str) -> tuple[Settings, str]:
     """One subject by its name, with the settings that know it; ``text`` as in ``named``, files left out."""
     spec = _spec(settings, text, "mine")
     return (settings.with_subjects([spec]), spec.partition("=")[0]) if spec else (settings, text)
+
+
+def _looks_like_a_file(text: str) -> bool:
+    return "/" in text or Path(text).suffix in (".json", ".jsonl", ".eval")
 
 
 def _is_subject(settings: Settings, text: str) -> bool:
@@ -121,6 +127,8 @@ def compare_files(asked: Asked, old: Path, new: Path, *, which: Mapping[str, str
     """
     from harness.evals import bridge
 
+    if old.resolve() == new.resolve():
+        raise ConfigError(f"{old} stands on both sides: a file compared with itself shows nothing")
     runs = bridge.read(old, **(which or {})), bridge.read(new, **(which or {}))
     measurement = bridge.compared(runs[1], runs[0], other_prompts=other_prompts)
     return judged(asked, measurement, {"name": runs[1].task, "kind": runs[1].source, "digest": "", "scorer": runs[1].metric})

@@ -230,6 +230,11 @@ class Subjects:
         start, named = str(table.pop("start", "base")), Path(str(table.pop("rows", "fixtures/addresses_train")))
         numbers = {key: value for key, value in table.items() if key not in ("repeat", "cause", "changed")}
         recipe = Recipe.of(numbers, f"{self.settings.path}: [recipes.{name}]")
+        line, before = [name], start
+        while before in self.settings.recipes and before not in line:
+            line, before = [*line, before], str(self.settings.recipes[before].get("start", ""))
+        if before in line:
+            raise ConfigError(f"{self.settings.path}: [recipes.{name}] starts from itself: {' <- '.join([*line, before])}")
         return Training(start, recipe, golden.load(named.name, self.settings.root / named.parent))
 
     def _rows(self, recipe: str, chosen: golden.GoldenSet) -> list[tuple[list[dict[str, str]], str]]:
@@ -243,6 +248,13 @@ class Subjects:
             raise ConfigError(
                 f"{self.settings.path}: [recipes.{recipe}] repeat = {repeat!r}, expected {{ field = times }}, like {{ unit = 2 }}"
             )
+        for which in repeat:
+            if not any(_fits(which, item["target"]) for item in chosen.items):
+                known = sorted({field for item in chosen.items for field in item["target"]})
+                field = which.rpartition(" ")[2]
+                raise ConfigError(
+                    f"{self.settings.path}: [recipes.{recipe}] repeat names {which!r}, and no row fits; {nearest(field, known)}"
+                )
         rows = [([dict(asked)], answer["content"]) for asked, answer in (conversation(chosen, item) for item in chosen.items)]
         times = [max((n for which, n in repeat.items() if _fits(which, item["target"])), default=1) for item in chosen.items]
         return rows + [row for row, n in zip(rows, times, strict=True) for _ in range(n - 1)]

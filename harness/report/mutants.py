@@ -37,7 +37,10 @@ class Mutant:
     @property
     def planted(self) -> bool:
         """Whether something was changed; else it is the same beside the same."""
-        return not self.name.startswith("A/A")
+        same = self.name.startswith("A/A") or (
+            tuple(self.control.get("expect") or ()) == ("holds",) and not self.name.startswith("planted")
+        )
+        return not same
 
     @property
     def met(self) -> bool:

@@ -182,10 +182,10 @@ def _mined(c: ClaimView) -> list[list[Html]]:
     found = []
     for half, key, what in lines:
         counts = mapping(told(c).get(key))
-        cells = [Html(number(count(counts.get(k)))) for k in ("wrong_before", "fixed", "broken")]
+        cells = [Html(number(count(counts.get(k)))) for k in ("items", "wrong_before", "fixed", "broken")]
         shown = verdict(c, DASH) if key == "mined" else Html(DASH)  # a count, no difference
         claimed = said(c.demand or DASH) if key == "mined" else Html(DASH)
-        found.append([said(half), link(c, claim_id(c)), said(what, 160), Html(DASH), *cells, shown, claimed])
+        found.append([said(half), link(c, claim_id(c)), said(what, 160), *cells, shown, claimed])
     return found
 
 

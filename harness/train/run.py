@@ -173,6 +173,8 @@ class _Run:
         for name, parameter in trainer.model.named_parameters():
             if parameter.requires_grad and not bool(parameter.isfinite().all()):
                 raise TrainingError(f"tensor {name!r} is not finite after training; lower the learning rate")
+        if end := _diverged(self.report["loss"]):
+            raise TrainingError(f"the loss ended at {end:.3g}, from {self.report['loss'][0]:.3g}: it diverged; lower the learning rate")
         self.report["outcome"] = "finished"
         return trainer.model
 
@@ -207,6 +209,13 @@ def _append(report: dict[str, Any], logs: Mapping[str, Any], step: int) -> None:
         report[name].append(value)
     for name, value in rewards.items():
         report["rewards"].setdefault(name, []).append(value)
+
+
+def _diverged(losses: Sequence[float]) -> float:
+    """Where the last quarter of a curve lies if that is more than twice where it began, else 0: nothing was learned, much was lost."""
+    part = max(1, len(losses) // 4)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    return last if len(losses) >= 4 and last > 2 * max(first, losses[0]) else 0.0
 
 
 def _cause(error: Exception, done: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "tokenizers", "safetensors"
 
 def libraries(recipe: Recipe) -> dict[str, Any]:
     """The modules that a training needs, by name. Raises MissingNeed for one that is not installed."""
+    # as it is imported it says that a kernel of the hub is not there: nothing is fetched from one
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import datasets
         import peft

@@ -135,8 +135,13 @@ def test_failures_that_were_read_are_fixed(claim, bench, primary, iterated):
 
     def counted(pairs: Measurement) -> dict[str, int]:
         right = {arm: {s.item for s in pairs.samples if s.arm == arm and s.value == 1} for arm in ("new", "old")}
-        wrong = len({s.item for s in pairs.samples}) - len(right["old"])
-        return {"wrong_before": wrong, "fixed": len(right["new"] - right["old"]), "broken": len(right["old"] - right["new"])}
+        items = len({s.item for s in pairs.samples})
+        return {
+            "items": items,
+            "wrong_before": items - len(right["old"]),
+            "fixed": len(right["new"] - right["old"]),
+            "broken": len(right["old"] - right["new"]),
+        }
 
     said = {"mined": counted(mined), "by_chance": counted(chance), **mined.conditions}
     said |= trained.told(bench, iterated)

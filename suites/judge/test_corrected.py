@@ -12,7 +12,7 @@ import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_least
 from harness.bounds import equivalent
-from harness.stats.corrected import ppi_difference
+from harness.stats.corrected import Corrected, ppi_difference
 from harness.store import digest_json
 from suites.controls import FAILS, HOLDS
 from suites.judge import margins
@@ -62,37 +62,47 @@ def test_a_corrected_score_is_what_people_say(claim, judging, judged):
 
 
 def _covers(judged: str) -> Claim:
-    text = f"corrected 95 % intervals of {judged} hold the truth in {margins.COVERED:.0%} of {margins.DRAWS} draws of {margins.TOLD} labels"
+    text = f"corrected 95 % intervals of {judged} hold the truth in {margins.COVERED:.0%} of {margins.DRAWS} samples of answers or more"
     return Claim(f"J4.covers[{judged}]", text, at_least(margins.COVERED), estimand="exact_share")
 
 
 @pytest.mark.claim(each=_covers)
 def test_a_corrected_interval_holds_the_truth(claim, judging, judged):
+    """The labelled answers are the population; each sample is drawn from it with replacement, so that it is as wide as a new one."""
     judge = judging.judge(judged)
     rows, _ = judging.labelled(judge)
     people = {answer.id: label for answer, label in rows}
     claim.needs(len(people))
     truth = sum(people.values()) / len(people)
     scores = {s.item: s.value or 0.0 for s in judging.labels(judge, [answer for answer, _ in rows])}
-    found = []
-    for draw in range(margins.DRAWS):
-        told = _drawn(people, f"{claim.claim.id} {draw}")
-        rest = [scores[item] for item in scores if item not in set(told)]
-        found.append(ppi_difference(rest, [scores[i] for i in told], [people[i] for i in told], 0.025))
-
     counted = judging.conditions(judge, judging.calibration(judge), corrected=True)
 
-    def measure(off: float) -> Measurement:
+    def drawn(seed: str) -> list[Corrected]:
+        found = []
+        for draw in range(margins.DRAWS):
+            sample = _sampled(sorted(people), f"{seed} {draw}")
+            told, rest = sample[: margins.TOLD], sample[margins.TOLD :]
+            found.append(ppi_difference([scores[i] for i in rest], [scores[i] for i in told], [people[i] for i in told], 0.025))
+        return found
+
+    def measure(found: list[Corrected], off: float = 0.0, width: float = 1.0) -> Measurement:
         rows = []
         for draw, one in enumerate(found):
-            low, high = one.low + off, one.high + off
+            low, high = (one.estimate + off + width * (limit - one.estimate) for limit in (one.low, one.high))
             rows.append(Sample(f"draw {draw}", float(low <= truth <= high), detail={"low": low, "high": high}))
         return Measurement("covered", tuple(rows), (), {**counted, "truth": truth})
 
+    found = drawn(claim.claim.id)
     claim.check(
-        measure(0.0),
+        measure(found),
         controls=[
-            Control("A/A: off by nothing", HOLDS, measure(0.0)),
-            Control("planted: off by a quarter, as an uncorrected judge may be", FAILS, measure(0.25)),
+            Control("A/A: other samples", HOLDS, measure(drawn(f"{claim.claim.id} again"))),
+            Control("planted: intervals half as wide", FAILS, measure(found, width=0.5)),
+            Control("planted: off by a quarter, as an uncorrected judge may be", FAILS, measure(found, off=0.25)),
         ],
     )
+
+
+def _sampled(items: list[str], seed: str) -> list[str]:
+    """As many items, drawn with replacement by SHA-256: those to label, and as many again that are not."""
+    return [items[int(digest_json([seed, n])[:13], 16) % len(items)] for n in range(2 * margins.TOLD)]

@@ -23,8 +23,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def asked(settings: Settings, compare: Compare | None) -> dict[str, tuple[str, ...]]:
     """What the parameters range over; nothing where nothing was tuned here from a base that is here."""
     if compare is None or not settings.subject(compare.tuned).recipe:
-        return {"adapter_method": (), "row_format": (), "serving": (), "tuned": ()}
+        elsewhere = compare is not None and settings.subject(compare.tuned).scheme == "adapter"  # its curve was written down, no more
+        recorded = (compare.tuned,) if compare is not None and elsewhere else ()
+        return {"adapter_method": (), "row_format": (), "serving": (), "tuned": (), "recorded": recorded}
     return {
+        "recorded": (compare.tuned,),
         "adapter_method": ("lora", "dora", "qlora"),
         "row_format": tuple(mask.FAULTS),
         "serving": (compare.tuned, *settings.references),

@@ -67,14 +67,14 @@ def _gained(seed: int, result: dict, old: str, new: str) -> Sample:
     return Sample(f"seed {seed}", float(after <= before - run_margins.GAIN), detail=detail)
 
 
-def _fell_claim(tuned: str) -> Claim:
-    text = f"the last fifth of the loss curve of {tuned} lies below the first, at more than half of its steps"
-    return Claim(f"T8.fell[{tuned}]", text, at_least(0.5), estimand="proportion", alpha=0.05, min_n=5, expected=0.999)
+def _fell_claim(recorded: str) -> Claim:
+    text = f"the last fifth of the loss curve of {recorded} lies below the first, at more than half of its steps"
+    return Claim(f"T8.fell[{recorded}]", text, at_least(0.5), estimand="proportion", alpha=0.05, min_n=5, expected=0.999)
 
 
 @pytest.mark.claim(each=_fell_claim)
-def test_the_training_loss_fell(claim, bench, tuned):
-    curve = bench.trained(tuned).report["loss"]
+def test_the_training_loss_fell(claim, bench, recorded):
+    curve = bench.trained(recorded).report["loss"]
     part = max(1, len(curve) // run_margins.FIFTHS)
 
     def measure(losses: list[float], **conditions) -> Measurement:
@@ -82,10 +82,10 @@ def test_the_training_loss_fell(claim, bench, tuned):
         samples = tuple(
             Sample(f"step {i + 1} of a fifth", float(new < old), detail={"first": old, "last": new}) for i, (old, new) in enumerate(pairs)
         )
-        return Measurement("training_loss", samples, (bench.subject(tuned),), {"curve": losses, "steps": len(losses), **conditions})
+        return Measurement("training_loss", samples, (bench.subject(recorded),), {"curve": losses, "steps": len(losses), **conditions})
 
     claim.check(
-        measure(curve, **trained.told(bench, tuned)),
+        measure(curve, **trained.told(bench, recorded)),
         controls=[
             Control("A/A: the first fifth against itself has not fallen", FAILS, measure([*curve[:part], *curve[:part]])),
             Control("planted in the scores: the curve backwards", FAILS, measure(curve[::-1])),

@@ -79,4 +79,4 @@ def _end(run: dict) -> float:
 
 
 def _shown(run: dict) -> dict:
-    return {key: run[key] for key in ("outcome", "cause", "loss")}
+    return {key: run.get(key) for key in ("outcome", "cause", "loss", "steps", "device", "peak_bytes")}

@@ -20,6 +20,9 @@ _NAME = re.compile(r"samples_(?P<task>.+)_(?P<when>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\
 _FIELDS = ("doc_hash", "prompt_hash", "target_hash", "metrics", "filter")
 
 
+_LOWER = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "wer", "ter", "brier_score", "ece"})
+
+
 def read(path: Path, task: str, metric: str, filter: str) -> Imported:
     """One task of one run. ``path`` is its file, or a folder with it or one folder above."""
     file = _file(path, task)
@@ -30,6 +33,8 @@ def read(path: Path, task: str, metric: str, filter: str) -> Imported:
     name = chosen(filter, sorted({str(row["filter"]) for row in rows}), "filter", file)
     kept = [row for row in rows if row["filter"] == name]
     score = chosen(metric, sorted({str(m) for row in kept for m in row["metrics"]}), "metric", file)
+    if _of(results, "higher_is_better", task).get(score, score not in _LOWER) is False:
+        raise ImportedError(f"{file}: {score} is better the lower it is, and scores are compared as better the higher; name another metric")
     of_task = _of(results, "results", task)
     conditions = conditions_of(
         file, metric=score, filter=name if name != "none" else "", version=_of(results, "versions").get(task),

@@ -82,7 +82,7 @@ def _row(row: Any, where: str) -> sheets.Row:
 
 def _import(options: argparse.Namespace) -> int:
     key = sheets.read_key(options.key)
-    read = [sheets.read_sheet(path, key) for path in options.sheet]
+    read = sheets.read_sheets(options.sheet, key)
     found = sheets.majority(read)
     lines = [json.dumps({"id": item, "arm": arm, "label": label}, ensure_ascii=False) for (item, arm), label in sorted(found.items())]
     options.out.write_text("".join(f"{line}\n" for line in lines), "utf-8")
@@ -95,7 +95,7 @@ def _agree(options: argparse.Namespace) -> int:
     from harness.stats.agreement import krippendorff
 
     key = sheets.read_key(options.key)
-    read = [sheets.read_sheet(path, key) for path in options.sheet]
+    read = sheets.read_sheets(options.sheet, key)
     for one in read:
         given = sum(label is not None for label in one.labels.values())
         (right, gold), (alike, twice) = one.gold, one.repeats

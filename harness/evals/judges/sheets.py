@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import EvidenceError
-from harness.store import digest_json
+from harness.store import digest_file, digest_json
 from harness.types import Sample
 
-__all__ = ["Key", "Labelled", "Row", "agreement_samples", "export", "majority", "read_key", "read_sheet"]
+__all__ = ["Key", "Labelled", "Row", "agreement_samples", "export", "majority", "read_key", "read_sheet", "read_sheets"]
 
 Kind = Literal["item", "gold", "repeat"]
 _COLUMNS = ("row", "request", "answer", "label")
@@ -137,6 +137,16 @@ def read_key(path: Path) -> Key:
         return Key(tuple(said["labels"]), rows, int(said["raters"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvidenceError(f"{path}: no key of sheets ({error}); expected the key.json beside them") from error
+
+
+def read_sheets(paths: Sequence[Path], key: Key) -> list[Labelled]:
+    """The sheets of different raters, as ``read_sheet``. EvidenceError for one that is given twice: it is one rater's word."""
+    told: dict[str, Path] = {}
+    for path in paths:
+        twin = told.setdefault(digest_file(path) if path.is_file() else str(path), path)
+        if twin is not path:
+            raise EvidenceError(f"{path} and {twin} are the same sheet: one rater is counted once; name the sheet of another")
+    return [read_sheet(path, key) for path in paths]
 
 
 def read_sheet(path: Path, key: Key) -> Labelled:
