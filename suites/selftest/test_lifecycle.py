@@ -272,6 +272,8 @@ def test_a_training_says_what_it_starts_from_and_its_numbers(tmp_path):
         ('lr = "fast"', "lr = 'fast', expected float"),
         ("repeat = { unit = 0 }", "repeat = .*expected .*unit = 2"),
         ("repeat = 3", "repeat = 3, expected"),
+        ("repeat = { unti = 2 }", "repeat names 'unti', and no row fits; did you mean 'unit'"),
+        ('start = "mine"', r"recipes.mine\] starts from itself: mine <- mine"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused_by_key(tmp_path, monkeypatch, table, said):

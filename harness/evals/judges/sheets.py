@@ -143,9 +143,10 @@ def read_sheets(paths: Sequence[Path], key: Key) -> list[Labelled]:
     """The sheets of different raters, as ``read_sheet``. EvidenceError for one that is given twice: it is one rater's word."""
     told: dict[str, Path] = {}
     for path in paths:
-        twin = told.setdefault(digest_file(path) if path.is_file() else str(path), path)
-        if twin is not path:
-            raise EvidenceError(f"{path} and {twin} are the same sheet: one rater is counted once; name the sheet of another")
+        content = digest_file(path) if path.is_file() else str(path)
+        if content in told:
+            raise EvidenceError(f"{path} and {told[content]} are the same sheet: one rater is counted once; name the sheet of another")
+        told[content] = path
     return [read_sheet(path, key) for path in paths]
 
 

@@ -435,3 +435,9 @@ def test_a_field_of_any_other_kind_gives_samples_or_a_clear_error(tmp_path_facto
         run = read(path, **choice)
         assert run.samples and all((s.value is None) == (s.status != "ok") for s in run.samples)
     shutil.rmtree(path.parent)
+
+
+def test_a_score_that_is_better_when_lower_is_refused(tmp_path):
+    path = lm_run(tmp_path, lm_rows([3.0, 4.0], metric="word_perplexity"), metric="word_perplexity")
+    with pytest.raises(ImportedError, match="word_perplexity is better the lower it is"):
+        read(path)

@@ -261,3 +261,12 @@ def test_two_runs_of_another_tool_need_no_lifecycle(tmp_path, capsys, monkeypatc
     assert command.main(["compare", *reversed(paths)]) == 1
     assert command.main(["compare", *paths, "--golden", "mine"]) == 1
     assert "hold their answers already" in capsys.readouterr().err
+
+
+def test_a_file_is_not_compared_with_itself_nor_with_one_that_is_not_there():
+    root = Path(__file__).resolve().parents[3]
+    run = root / "fixtures" / "imported" / "lm-eval" / "base"
+    with pytest.raises(ConfigError, match="stands on both sides"):
+        comparing.compare_files(comparing.Asked("a", "b"), run, run, which={"metric": "acc"})
+    with pytest.raises(ConfigError, match=r"gone\.jsonl: no such file"):
+        comparing.named(config.empty(root), str(run), "gone.jsonl")

@@ -174,3 +174,16 @@ def test_the_verbs_work_together(tmp_path: Path, capsys: pytest.CaptureFixture[s
     answers.write_text('{"id": 1}\n', "utf-8")
     with pytest.raises(EvidenceError, match="line 1"):
         run("export", str(answers), "--out", str(tmp_path / "no"))
+
+
+def test_one_rater_is_counted_once(tmp_path: Path) -> None:
+    first, second = exported(tmp_path / "out")
+    for path in (first, second):
+        fill(path)
+    key = sheets.read_key(tmp_path / "out" / "key.json")
+    assert len(sheets.read_sheets([first, second], key)) == 2
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(first.read_bytes())
+    for twin in (first, copy):
+        with pytest.raises(EvidenceError, match="the same sheet: one rater is counted once"):
+            sheets.read_sheets([first, twin], key)

@@ -294,3 +294,20 @@ def test_a_base_that_is_none_writes_nothing(tmp_path):
 def test_recipe_of_a_report_trains_the_same(trained, tiny_folder, tmp_path):
     recipe = Recipe.of(trained[1]["recipe"], "training.json")
     assert train(tiny_folder, ROWS, tmp_path, recipe)["digests"] == trained[1]["digests"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "end"),
+    [
+        ([0.84, 32.2, 10.8, 10.8], 10.8),
+        ([1.4, 18.0, 134.0, 55.0, 55.0, 55.0, 55.0, 55.0], 55.0),
+        ([1.4, 1.0, 0.5, 0.1], 0.0),
+        ([0.1, 0.3, 0.15, 0.19], 0.0),  # noise of a model that knows it already
+        ([1.0, 50.0, 60.0], 0.0),  # too few steps to say
+        ([], 0.0),
+    ],
+)
+def test_a_curve_that_ends_far_above_its_start_diverged(losses, end):
+    from harness.train.run import _diverged
+
+    assert _diverged(losses) == pytest.approx(end)
