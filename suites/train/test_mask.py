@@ -31,7 +31,7 @@ def test_the_loss_covers_the_answer_alone(claim, lesson, row_format):
     def measure(fault: str = ""):
         rows = lesson.rows[: margins.MUTANT_ROWS] if fault else lesson.rows
         found = lesson.kept(
-            "mask",
+            "masks",
             {"form": row_format, "fault": fault, "n": len(rows)},
             lambda: mask.covered(lesson.base, rows, lesson.recipe, row_format, fault),
         )

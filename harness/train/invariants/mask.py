@@ -187,7 +187,10 @@ def _matched(tokenizer: Any, found: Sequence[Labelled], expected: Sequence[Label
         seen = _shown(tokenizer, same.pop(0)) if same else None
         rows.append({"name": f"row {number}", "found": seen, "expected": _shown(tokenizer, labels)})
     unknown = Counter({ids: len(left) for ids, left in heap.items() if left})
-    rows += [{"name": f"unknown sequence {tokenizer.decode(ids)[:80]!r}", "found": n, "expected": None} for ids, n in unknown.items()]
+    rows += [
+        {"name": f"unknown sequence {number}: {tokenizer.decode(ids)[-80:]!r}", "found": n, "expected": None}
+        for number, (ids, n) in enumerate(unknown.items(), start=1)
+    ]
     return rows
 
 
