@@ -8,7 +8,7 @@ MUTANT_ROWS, PACKED_ROWS, ADAPTER_ROWS = 24, 6, 1
 # Float32 has 2**-23; logits reach 40, and thirty blocks add up: what no rounding explains is above a thousandth.
 ROUNDING = 1e-3  # T3, T4: largest difference of a logit; T6: of an answer token's log-probability, in nats
 
-ANSWERS = 24  # T6: answers that are compared
+ANSWERS = 32  # T6: answers that are compared; 25 without any difference show the bound below
 PLACES = 6  # T6: answers compared in float32, where one too far off decides
 SERVED_CAP = 0.1  # nats: an answer's mean divergence counts no higher
 SERVED = 0.02  # nats, mean over answers: ten times what rounding to 16 bits alone costs
