@@ -133,7 +133,7 @@ class Checked:
 def suite_bench(folder: Path, gain: float) -> SimpleNamespace:
     compare = SimpleNamespace(tuned="old", base="base", primary="addresses")
     bench = bench_of(folder, Asked(gain))
-    elsewhere = SimpleNamespace(recipe="")  # nothing was trained here
+    elsewhere = SimpleNamespace(recipe="", scheme="hf")  # nothing was trained here
     bench.settings = SimpleNamespace(root=ROOT, compare=compare, recipes={"new": {"beta": 0.5}}, subject=lambda name: elsewhere)
     bench.preferences = Preferences(bench)
     return bench
