@@ -17,12 +17,13 @@ Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ from typing import TYPE_CHECKING
 from harness.errors import ConfigError, HarnessError, nearest
 
 if TYPE_CHECKING:
+    from harness.config import Settings
+    from harness.lifecycle import Workbench
     from harness.lifecycle.compare import Comparison
     from harness.types import Claim
 
@@ -292,16 +295,26 @@ def _cmake_args() -> str:
 
 def _make(args: argparse.Namespace) -> int:
     from harness import config
+
+    with _bench(args, config.load(args.lifecycle)) as bench:
+        for name in args.subject:
+            subject = bench.subject(name)
+            print(f"{name}  {subject.digest[:16]}  {bench.path(name)}")
+    return 0
+
+
+@contextlib.contextmanager
+def _bench(args: argparse.Namespace, settings: Settings, tier: str = "full") -> Iterator[Workbench]:
+    """The workbench that a verb of these arguments works on; its models are freed behind it."""
     from harness.lifecycle import Workbench
     from harness.progress import to_terminal
     from harness.store import Store, default_root
 
-    settings = config.load(args.lifecycle)
-    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier("full"), to_terminal())
-    for name in args.subject:
-        subject = bench.subject(name)
-        print(f"{name}  {subject.digest[:16]}  {bench.path(name)}")
-    return 0
+    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier(tier), to_terminal())
+    try:
+        yield bench
+    finally:
+        bench.close()
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -396,30 +409,21 @@ def _compare(args: argparse.Namespace) -> int:
 def _lmeval(args: argparse.Namespace) -> int:
     from harness import config
     from harness.evals.bridge import lmeval
-    from harness.lifecycle import Workbench
     from harness.lifecycle.compare import arm
-    from harness.progress import to_terminal
-    from harness.store import Store, default_root
 
     settings, name = arm(config.load(args.lifecycle), args.subject)
-    show = to_terminal()
-    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier("full"), show)
-    try:
+    with _bench(args, settings) as bench:
         made = lmeval.run(
-            bench.engine(name), args.task, include=args.include, limit=args.limit, out=args.out, name=name, chat=args.chat, progress=show
-        )
-    finally:
-        bench.close()
+            bench.engine(name), args.task, include=args.include, limit=args.limit, out=args.out, name=name, chat=args.chat,
+            progress=bench.progress,
+        )  # fmt: skip
     print("\n".join(map(str, made)))
     return 0
 
 
 def _compared(args: argparse.Namespace) -> Comparison:
     from harness import config, golden
-    from harness.lifecycle import Workbench
     from harness.lifecycle.compare import Asked, compare, compare_files, named
-    from harness.progress import to_terminal
-    from harness.store import Store, default_root
 
     for name, shots in (("--shots-a", args.shots_a), ("--shots-b", args.shots_b)):
         if shots < 0:
@@ -439,11 +443,8 @@ def _compared(args: argparse.Namespace) -> Comparison:
     set_name = args.golden or (settings.compare.primary if settings.compare else "")
     if not set_name:
         raise HarnessError(f"compare: name a golden set with --golden; {nearest('', golden.names(settings.golden))}")
-    bench = Workbench(settings, Store((args.store or default_root()).absolute()), settings.tier(args.tier), to_terminal())
-    try:
+    with _bench(args, settings, args.tier) as bench:
         return compare(bench, Asked(*names, args.margin, args.alpha), set_name, shots=(args.shots_a, args.shots_b))
-    finally:
-        bench.close()
 
 
 # --- recheck and report -----------------------------------------------------------------------

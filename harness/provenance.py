@@ -10,11 +10,12 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["collect", "machine", "packages"]
+__all__ = ["collect", "installed", "machine", "packages"]
 
 _PACKAGES = (
     "lifecycle-harness", "pytest", "numpy", "scipy", "torch", "transformers", "tokenizers", "peft", "trl",
@@ -30,8 +31,13 @@ def collect(root: Path) -> dict[str, Any]:
 @functools.cache
 def packages() -> dict[str, str]:
     """Installed versions of the packages that shape numbers."""
+    return installed(_PACKAGES)
+
+
+def installed(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of those that are installed, without importing them."""
     found = {}
-    for name in _PACKAGES:
+    for name in distributions:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from harness import environments
+from harness import environments, provenance
 from harness.engines.common import install, length_batches, token_digest
 from harness.errors import EngineError, MissingNeed, nearest
 from harness.types import Engine
@@ -95,10 +94,4 @@ def versions(name: str) -> dict[str, str]:
     """
     if name in _APART:
         return environments.versions(_APART[name])
-    found = {}
-    for distribution in _needs(name)[1]:
-        try:
-            found[distribution] = version(distribution)
-        except PackageNotFoundError:
-            continue
-    return found
+    return provenance.installed(_needs(name)[1])

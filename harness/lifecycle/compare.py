@@ -18,6 +18,7 @@ from harness.bounds import better_than, non_inferior
 from harness.config import SCHEMES, Settings
 from harness.errors import ConfigError
 from harness.evals import health, pair, scorers
+from harness.evals.judges.sheets import inert
 from harness.golden import GoldenSet
 from harness.judge import judge
 from harness.lifecycle import Workbench
@@ -336,9 +337,6 @@ def as_csv(samples: Sequence[Sample]) -> str:
     for old, new, flip in _pairs(arms):
         row = _shown(old, new)
         cells = [row["item"], flip, old.value, old.status, new.value, new.status, row["input"], row["target"]]
-        writer.writerow([_inert(cell) for cell in (*cells, row["old"]["text"], row["new"]["text"])])
+        cells += [row["old"]["text"], row["new"]["text"]]
+        writer.writerow([inert(cell) if isinstance(cell, str) else cell for cell in cells])
     return out.getvalue()
-
-
-def _inert(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

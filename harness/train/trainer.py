@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import provenance
 from harness.engines.common import install, quiet_transformers
 from harness.errors import MissingNeed
 from harness.train.recipe import Recipe
@@ -38,15 +39,7 @@ def libraries(recipe: Recipe) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Installed versions of what shapes a training."""
-    from importlib import metadata
-
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return provenance.installed(_PACKAGES)
 
 
 def load_base(base: Path, dtype: str, *, quantized: bool = False) -> tuple[Any, Any]:

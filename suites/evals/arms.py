@@ -9,20 +9,17 @@ from typing import Any
 
 from harness import Control, Measurement, Sample, evals
 from harness.evals import health, noise
-from suites import controls
+from suites import arms, controls
 
 Answers = Any  # harness.lifecycle.Answers
 
 
 def paired(metric: str, new: Answers, old: Answers, samples: Callable[[Iterable[Sample]], Sequence[Sample]] = tuple) -> Measurement:
     """``new`` paired with ``old``, of which a control may hold a part; health is told before any score is judged."""
-    asked = {s.item for s in new.samples}
-    same = [s for s in old.samples if s.item in asked]
-    conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
-    notes = tuple(
-        health.sentence(f"{arm} ({one.subject.name})", rows) for arm, one, rows in (("new", new, new.samples), ("old", old, same))
-    )
-    return Measurement(metric, evals.pair(samples(new.samples), samples(same)), (new.subject, old.subject), conditions, notes=notes)
+    plain = arms.paired(metric, new, old)
+    rows = {arm: [s for s in plain.samples if s.arm == arm] for arm in ("new", "old")}
+    notes = tuple(health.sentence(f"{arm} ({one.subject.name})", rows[arm]) for arm, one in (("new", new), ("old", old)))
+    return replace(plain, samples=evals.pair(samples(rows["new"]), samples(rows["old"])), notes=notes)
 
 
 def with_floor(measurement: Measurement, again: Answers, first: Answers) -> Measurement:

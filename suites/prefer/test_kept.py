@@ -8,20 +8,15 @@ import pytest
 
 from harness import Claim, Measurement, at_least, evals, non_inferior
 from harness.evals import refusals
-from harness.types import Control, Sample
+from harness.types import Control
 from suites import controls
+from suites.arms import STRICT, answered, lost, paired
 from suites.controls import planted, unchanged
 from suites.prefer import margins
 
 pytestmark = pytest.mark.prefer
 
 HARMFUL, HARMLESS = margins.REQUESTS
-
-# Both kinds of examples declined: a deployment that refuses whatever it is asked.
-STRICT = tuple(
-    {**message, "content": refusals.GUARD[2]["content"]} if message["role"] == "assistant" else message for message in refusals.GUARD
-)
-
 
 # --- PF4: answers -------------------------------------------------------------------------------
 
@@ -32,24 +27,17 @@ def _tax_claim(preferred: str, kept_set: str) -> Claim:
 
 
 @pytest.mark.claim(each=_tax_claim)
-def test_no_capability_is_lost(claim, bench, preferred, kept_set):
+def test_no_capability_islost(claim, bench, preferred, kept_set):
     tuned, margin = bench.settings.compare.tuned, claim.claim.bound.limit
     claim.needs(bench.golden(kept_set).n)
     old = bench.answers(tuned, kept_set)
 
     def measure(name: str, *, control: bool = False) -> Measurement:
-        return _paired(f"accuracy:{kept_set}", bench.answers(name, kept_set, control=control), old)
+        return paired(f"accuracy:{kept_set}", bench.answers(name, kept_set, control=control), old)
 
     again = measure(tuned, control=True)
     loss = Measurement("accuracy", evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
     claim.check(measure(preferred), controls=[unchanged(again), planted(f"a loss of {2 * margin:g}", loss)])
-
-
-def _paired(metric, new, old) -> Measurement:
-    asked = {s.item for s in new.samples}
-    same = [s for s in old.samples if s.item in asked]  # a control answers a subset
-    conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
-    return Measurement(metric, evals.pair(new.samples, same), (new.subject, old.subject), conditions)
 
 
 # --- PF6: refusals ------------------------------------------------------------------------------
@@ -67,7 +55,7 @@ def test_refusals_are_not_eroded(claim, bench, preferred):
     old = bench.refusals(tuned, HARMFUL)
 
     def measure(name: str, guard=refusals.GUARD, *, control: bool = False) -> Measurement:
-        pairs = _paired("refused", bench.refusals(name, HARMFUL, guard=guard, control=control), old)
+        pairs = paired("refused", bench.refusals(name, HARMFUL, guard=guard, control=control), old)
         return refusals.compared("refused", pairs, share, claim.claim.level)
 
     again = measure(tuned, control=True)
@@ -75,7 +63,7 @@ def test_refusals_are_not_eroded(claim, bench, preferred):
         measure(preferred),
         controls=[
             unchanged(again),
-            planted(f"twice as many refusals lost as may be, {2 * (1 - share):.0%}", _lost(again, 2 * (1 - share), claim.claim.id)),
+            planted(f"twice as many refusals lost as may be, {2 * (1 - share):.0%}", lost(again, 2 * (1 - share), claim.claim.id)),
             Control("planted in the deployment: the guard taken away", controls.FAILS, measure(tuned, (), control=True)),
         ],
     )
@@ -94,8 +82,8 @@ def test_harmless_requests_are_still_answered(claim, bench, preferred):
     old = bench.refusals(tuned, HARMLESS)
 
     def measure(name: str, guard=refusals.GUARD, *, control: bool = False) -> Measurement:
-        pairs = _paired("answered", bench.refusals(name, HARMLESS, guard=guard, control=control), old)
-        return replace(pairs, samples=tuple(map(_answered, pairs.samples)))
+        pairs = paired("answered", bench.refusals(name, HARMLESS, guard=guard, control=control), old)
+        return replace(pairs, samples=tuple(map(answered, pairs.samples)))
 
     again = measure(tuned, control=True)
     loss = replace(again, samples=evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
@@ -107,17 +95,3 @@ def test_harmless_requests_are_still_answered(claim, bench, preferred):
             Control("planted in the deployment: a guard that declines everything", controls.FAILS, measure(tuned, STRICT, control=True)),
         ],
     )
-
-
-def _lost(pairs: Measurement, share: float, seed: str) -> Measurement:
-    """Of the refusals of the new arm ``share`` turned into answers, by SHA-256."""
-    kept = [s for s in pairs.samples if s.arm == "new" and s.value == 1]
-    hit = controls.chosen(kept, share, seed) if kept else set()
-    rows = tuple(
-        replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in hit else s for s in pairs.samples
-    )
-    return replace(pairs, samples=rows)
-
-
-def _answered(sample: Sample) -> Sample:
-    return sample if sample.value is None else replace(sample, value=1.0 - sample.value)

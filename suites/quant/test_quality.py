@@ -10,6 +10,7 @@ from harness import Claim, Measurement, Sample, at_most, evals, non_inferior
 from harness.quant import fidelity
 from harness.types import Control
 from suites import controls
+from suites.arms import paired
 from suites.controls import planted, unchanged
 from suites.quant import margins
 from suites.quant.damaged import damaged, drowned
@@ -44,11 +45,7 @@ def _pairs(bench, golden_set, reference):
     old = bench.answers(reference, golden_set)
 
     def pairs(name: str, *, control: bool = False) -> Measurement:
-        new = bench.answers(name, golden_set, control=control)
-        asked = {s.item for s in new.samples}
-        same = [s for s in old.samples if s.item in asked]  # a control answers a subset
-        conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
-        return Measurement(f"accuracy:{golden_set}", evals.pair(new.samples, same), (new.subject, old.subject), conditions)
+        return paired(f"accuracy:{golden_set}", bench.answers(name, golden_set, control=control), old)
 
     return pairs
 

@@ -13,8 +13,9 @@ import pytest
 
 from harness import Claim, Measurement, at_least, evals, non_inferior
 from harness.evals import refusals
-from harness.types import Control, Sample
+from harness.types import Control
 from suites import controls
+from suites.arms import STRICT, answered, lost, paired
 from suites.controls import planted, unchanged
 from suites.quant import margins
 from suites.quant.damaged import damaged, drowned
@@ -22,11 +23,6 @@ from suites.quant.damaged import damaged, drowned
 pytestmark = pytest.mark.quant
 
 HARMFUL, HARMLESS, LABELS = margins.REQUESTS
-
-# Both kinds of examples declined: a deployment that refuses whatever it is asked.
-STRICT = tuple(
-    {**message, "content": refusals.GUARD[2]["content"]} if message["role"] == "assistant" else message for message in refusals.GUARD
-)
 
 
 # --- the rule that reads refusals ---------------------------------------------------------------
@@ -66,7 +62,7 @@ def _refusals_claim(guarded: str) -> Claim:
 
 
 @pytest.mark.claim(each=_refusals_claim)
-def test_refusals_are_not_lost(claim, bench, guarded):
+def test_refusals_are_notlost(claim, bench, guarded):
     claim.needs(bench.golden(HARMFUL).n)
     reference, share = bench.reference(guarded), claim.claim.bound.limit
 
@@ -81,7 +77,7 @@ def test_refusals_are_not_lost(claim, bench, guarded):
         measure(guarded),
         controls=[
             unchanged(again),
-            planted(f"twice as many refusals lost as may be, {2 * (1 - share):.0%}", _lost(again, 2 * (1 - share), claim.claim.id)),
+            planted(f"twice as many refusals lost as may be, {2 * (1 - share):.0%}", lost(again, 2 * (1 - share), claim.claim.id)),
             Control("planted in the deployment: the guard taken away", controls.FAILS, measure(reference, (), control=True)),
             damaged(measure(drowned(reference), control=True)),
             Control(
@@ -105,7 +101,7 @@ def test_harmless_requests_are_still_answered(claim, bench, guarded):
 
     def measure(name: str, guard=refusals.GUARD, *, control: bool = False) -> Measurement:
         pairs = _pairs(bench, HARMLESS, name, reference, guard=guard, control=control)
-        return replace(pairs, metric="answered", samples=tuple(map(_answered, pairs.samples)))
+        return replace(pairs, metric="answered", samples=tuple(map(answered, pairs.samples)))
 
     again = measure(reference, control=True)
     loss = replace(again, samples=evals.plant_loss(again.samples, 2 * margin, claim.claim.id))
@@ -124,22 +120,4 @@ def test_harmless_requests_are_still_answered(claim, bench, guarded):
 def _pairs(bench, golden_set, name, reference, *, guard, control) -> Measurement:
     """What ``name`` declines behind ``guard``, paired with what the reference declines behind the usual one."""
     old = bench.refusals(reference, golden_set)
-    new = bench.refusals(name, golden_set, guard=guard, control=control)
-    asked = {s.item for s in new.samples}
-    same = [s for s in old.samples if s.item in asked]  # a control answers a subset
-    conditions = {"new": dict(new.conditions), "old": dict(old.conditions)}
-    return Measurement("refused", evals.pair(new.samples, same), (new.subject, old.subject), conditions)
-
-
-def _lost(pairs: Measurement, share: float, seed: str) -> Measurement:
-    """Of the refusals of the new arm ``share`` turned into answers, by SHA-256."""
-    kept = [s for s in pairs.samples if s.arm == "new" and s.value == 1]
-    hit = controls.chosen(kept, share, seed) if kept else set()
-    rows = tuple(
-        replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in hit else s for s in pairs.samples
-    )
-    return replace(pairs, samples=rows)
-
-
-def _answered(sample: Sample) -> Sample:
-    return sample if sample.value is None else replace(sample, value=1.0 - sample.value)
+    return paired("refused", bench.refusals(name, golden_set, guard=guard, control=control), old)

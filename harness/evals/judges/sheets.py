@@ -19,7 +19,7 @@ from harness.errors import EvidenceError
 from harness.store import digest_file, digest_json
 from harness.types import Sample
 
-__all__ = ["Key", "Labelled", "Row", "agreement_samples", "export", "majority", "read_key", "read_sheet", "read_sheets"]
+__all__ = ["Key", "Labelled", "Row", "agreement_samples", "export", "inert", "majority", "read_key", "read_sheet", "read_sheets"]
 
 Kind = Literal["item", "gold", "repeat"]
 _COLUMNS = ("row", "request", "answer", "label")
@@ -113,11 +113,11 @@ def _as_csv(cells: Sequence[Mapping[str, str]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _COLUMNS, quoting=csv.QUOTE_ALL)
     writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in cells)
+    writer.writerows({name: inert(value) for name, value in row.items()} for row in cells)
     return out.getvalue()
 
 
-def _inert(value: str) -> str:
+def inert(value: str) -> str:
     """A cell that no spreadsheet takes for a formula."""
     return f"'{value}" if value.lstrip(" \n\"'").startswith(_FORMULA) or value.startswith(_FORMULA) else value
 
