@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +27,7 @@ from typing import Any
 
 from harness import bounds
 from harness.errors import ConfigError, nearest
+from harness.records import Objective, objectives
 from harness.types import Claim, Family
 
 __all__ = ["SCHEMES", "Compare", "DataSpec", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_data", "parse_subject"]
@@ -95,7 +97,8 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """How much a tier measures: items of each golden set, documents, requests to refuse (0: all), ABBA blocks, further calibration seeds.
+    """How much a tier measures: items of each golden set, documents, requests to refuse (0: all), ABBA blocks, further calibration seeds,
+    requests of a load (0: as many as its claim asks for).
 
     Controls get a fixed subset of their own: enough to decide what they must show, at less cost.
     """
@@ -106,9 +109,14 @@ class Tier:
     requests: int = 0
     blocks: int = 6
     seeds: int = 1
+    load_requests: int = 0
     control_items: int = 300
     control_texts: int = 120
     control_requests: int = 0
+
+    def load(self, requests: int) -> int:
+        """How many requests of a load are sent where ``requests`` are declared."""
+        return min(requests, self.load_requests or requests)
 
     def limit(self, kind: str, *, control: bool = False) -> int | None:
         """How many units of a golden set of this kind are used; None for all."""
@@ -137,6 +145,37 @@ class Compare:
     preferred: str = ""
     guardrails: tuple[str, ...] = ()
     shots: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server of ``[serve.NAME]``: what is served and how, and what it promises.
+
+    ``engine`` "vllm" or "llamacpp" serves ``subject`` and is spawned with the flags ``options``; a ``url`` is of a server that
+    runs already, which is measured and never touched. ``slo`` is promised at ``rate`` requests a second (Poisson), shown
+    on ``requests`` of them, and ``goodput`` is the share that keeps all of it. ``set`` is the golden set that the prompts
+    come from. ``against`` are the flags before the optimisation that L4 claims ({}: none is claimed).
+    """
+
+    name: str
+    engine: str = ""
+    subject: str = ""
+    url: str = ""
+    set: str = ""
+    rate: float = 1.0
+    requests: int = 600
+    slo: tuple[Objective, ...] = ()
+    goodput: float = 0.95
+    options: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    against: Mapping[str, str] = field(default_factory=dict)
+
+    def objective(self, name: str) -> Objective:
+        """The objective by name, like ttft_p99; ConfigError if this server promises none of that name."""
+        for each in self.slo:
+            if each.name == name:
+                return each
+        raise ConfigError(f"[serve.{self.name}] promises no {name!r}: {nearest(name, [each.name for each in self.slo])}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +212,7 @@ class Settings:
     audited: tuple[str, ...] = ()
     compare: Compare | None = None
     judges: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    serve: Mapping[str, Served] = field(default_factory=dict)
 
     def releases(self, claim_ids: Sequence[str]) -> dict[str, tuple[Family, ...]]:
         """For each build the families of ``[[release]]`` with the claims that concern it.
@@ -280,7 +320,9 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file in UTF-8: {error}") from error
     reader = _Reader(path)
-    reader.known(data, ["lifecycle", "subjects", "compare", "judges", "quant", "data", "recipes", "tiers", "claims", "release"], "the file")
+    reader.known(
+        data, ["lifecycle", "subjects", "compare", "judges", "quant", "serve", "data", "recipes", "tiers", "claims", "release"], "the file"
+    )
     head = reader.table(data, "lifecycle", {"name": str, "golden": str})
     quant = reader.table(data, "quant", {"references": list, "builds": list, "sets": list, "texts": str, "guarded": list})
     for key in ("references", "builds", "sets", "texts") if quant else ():
@@ -310,6 +352,7 @@ def load(path: Path) -> Settings:
         audited=tuple(data.get("data", {})),
         compare=_compare(reader, data),
         judges={name: reader.table(data["judges"], name, None, "judges") for name in reader.table(data, "judges", None)},
+        serve={name: _served(reader, data["serve"], name) for name in reader.table(data, "serve", None)},
     )
     for name in (*settings.references, *settings.builds, *settings.guarded):
         if name not in settings.subjects:
@@ -318,6 +361,10 @@ def load(path: Path) -> Settings:
     for name in (n for n in (said.base, said.tuned, said.iterated, said.preferred) if n) if said else ():
         if name not in settings.subjects:
             raise ConfigError(f"{path}: [compare] names the subject {name!r}; {nearest(name, list(settings.subjects))}")
+    for served in settings.serve.values():
+        if served.subject and served.subject not in settings.subjects:
+            where = f"{path}: [serve.{served.name}] names the subject {served.subject!r}"
+            raise ConfigError(f"{where}; {nearest(served.subject, list(settings.subjects))}")
     engines = [settings.subjects[name].engine for name in settings.references]
     if len(set(engines)) < len(engines):
         raise ConfigError(f"{path}: [quant] references = {list(settings.references)}: one for each engine, found {engines}")
@@ -330,7 +377,10 @@ def empty(root: Path) -> Settings:
     return Settings(root.name, root, root, root / "golden", {}, (), (), (), "", (), {}, tiers)
 
 
-_TIERS: Mapping[str, Mapping[str, int]] = {"full": {}, "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0}}
+_TIERS: Mapping[str, Mapping[str, int]] = {
+    "full": {},
+    "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0, "load_requests": 100},
+}
 
 
 def _compare(reader: _Reader, data: Mapping[str, Any]) -> Compare | None:
@@ -346,6 +396,29 @@ def _compare(reader: _Reader, data: Mapping[str, Any]) -> Compare | None:
     if table.get("shots", 0) < 0:
         raise ConfigError(f"{reader.path}: compare.shots = {table['shots']}, expected 0 or more")
     return Compare(**{**table, "guardrails": tuple(table.get("guardrails", ()))})
+
+
+def _served(reader: _Reader, tables: Mapping[str, Any], name: str) -> Served:
+    shape = {"engine": str, "subject": str, "url": str, "set": str, "rate": float, "requests": int, "goodput": float}
+    maps = {"slo": dict, "options": dict, "env": dict, "against": dict}
+    table = reader.table(tables, name, {**shape, **maps}, "serve")
+    where = f"{reader.path}: [serve.{name}]"
+    for key in maps:
+        strange = [f"{k} = {v!r}" for k, v in table.get(key, {}).items() if not isinstance(v, str)]
+        if strange:
+            raise ConfigError(f"{where}: {key}.{strange[0]}, expected text in quotes")
+    if bool(table.get("engine")) == bool(table.get("url")):
+        raise ConfigError(f"{where}: expected engine = 'vllm' or 'llamacpp' with subject = '...', or url = 'http://...', and not both")
+    if table.get("engine", "vllm") not in ("vllm", "llamacpp"):
+        raise ConfigError(f"{where}: engine = {table['engine']!r}; {nearest(table['engine'], ['vllm', 'llamacpp'])}")
+    if table.get("engine") and not table.get("subject"):
+        raise ConfigError(f"{where}: lacks subject = '...', what is served")
+    if not 0 < table.get("rate", 1) < math.inf or table.get("requests", 1) < 1 or not 0.5 <= table.get("goodput", 0.5) < 1:
+        raise ConfigError(f"{where}: expected rate > 0 and requests >= 1, and .5 <= goodput < 1")
+    try:
+        return Served(name, **{**table, "slo": objectives(table.get("slo", {}))})
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, DataSpec]:
@@ -376,7 +449,9 @@ def _data(reader: _Reader, data: Mapping[str, Any], root: Path) -> dict[str, Dat
 def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
     tiers = {name: Tier(name, **numbers) for name, numbers in _TIERS.items()}
     for name in reader.table(data, "tiers", None):
-        shape = dict.fromkeys(("items", "texts", "requests", "blocks", "seeds", "control_items", "control_texts", "control_requests"), int)
+        shape = dict.fromkeys(
+            ("items", "texts", "requests", "blocks", "seeds", "load_requests", "control_items", "control_texts", "control_requests"), int
+        )
         table = reader.table(data["tiers"], name, shape, "tiers")
         tiers[name] = replace(tiers.get(name, Tier(name)), **table)
     return tiers

@@ -3,6 +3,7 @@
     RUN/plan.json                  claims, bounds, alphas, golden and scorer digests: before the first sample
     RUN/evidence/<claim>.json      claim + subjects + conditions + verdict + provenance
     RUN/samples/<sha256>.jsonl.gz  raw rows, named by the digest of the text inside
+    RUN/raw/<sha256>.bin.gz        what rows of a load were derived from: 64 bytes a request (harness.records)
     RUN/release.json               may each build go out: families of claims, decided together
     RUN/run.json                   when, where, how long, exit status
     RUN/summary.md report.html     rendered from the above
@@ -162,9 +163,10 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return {key: float(value) if key in ("value", "weight", "at") and isinstance(value, str) else value for key, value in row.items()}
 
 
-def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any]) -> dict[str, Any]:
-    """A measurement whose rows lie in the sidecar that ``samples`` names."""
+def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A measurement whose rows lie in the sidecar that ``samples`` names, and what they were derived from in that of ``raw``."""
     return {
+        **({"raw": dict(raw)} if raw else {}),
         "metric": measurement.metric,
         "subjects": [asdict(s) for s in measurement.subjects],
         "conditions": dict(measurement.conditions),
@@ -174,10 +176,10 @@ def measurement_to_json(measurement: Measurement, samples: Mapping[str, Any]) ->
     }
 
 
-def measurement_from_json(data: Mapping[str, Any], samples: tuple[Sample, ...]) -> Measurement:
+def measurement_from_json(data: Mapping[str, Any], samples: tuple[Sample, ...], raw: bytes = b"") -> Measurement:
     """The measurement an evidence file describes, with its rows."""
     subjects = tuple(Subject(**s) for s in data["subjects"])
-    return Measurement(data["metric"], samples, subjects, data["conditions"], tuple(data["invalid"]), tuple(data["notes"]))
+    return Measurement(data["metric"], samples, subjects, data["conditions"], tuple(data["invalid"]), tuple(data["notes"]), raw)
 
 
 # --- writing a run ----------------------------------------------------------------------------
@@ -213,10 +215,18 @@ def evidence_path(run: Path, claim_id: str) -> Path:
 def _write_samples(run: Path, samples: Sequence[Sample]) -> dict[str, Any]:
     text = rows_to_text(samples).encode("utf-8", "surrogatepass")
     sha = digest(text)
-    path = run / "samples" / f"{sha}.jsonl.gz"
+    return {"file": _write_packed(run / "samples" / f"{sha}.jsonl.gz", text), "sha256": sha, "rows": len(samples)}
+
+
+def _write_raw(run: Path, raw: bytes) -> dict[str, Any] | None:
+    sha = digest(raw)
+    return {"file": _write_packed(run / "raw" / f"{sha}.bin.gz", raw), "sha256": sha} if raw else None
+
+
+def _write_packed(path: Path, data: bytes) -> str:
     if not path.exists():
-        write_atomic(path, gzip.compress(text, mtime=0))
-    return {"file": f"samples/{path.name}", "sha256": sha, "rows": len(samples)}
+        write_atomic(path, gzip.compress(data, mtime=0))
+    return f"{path.parent.name}/{path.name}"
 
 
 def write_evidence(
@@ -234,7 +244,7 @@ def write_evidence(
     """One claim's evidence, complete on disk before this returns. Raises EvidenceError."""
 
     def kept(m: Measurement) -> dict[str, Any]:
-        return measurement_to_json(m, _write_samples(run, m.samples))
+        return measurement_to_json(m, _write_samples(run, m.samples), _write_raw(run, m.raw))
 
     record = {
         "schema": SCHEMA,

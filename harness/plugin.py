@@ -356,10 +356,13 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Workbench]:
     from harness.store import Store, default_root
 
     config = request.config
-    settings = config.stash[_RUN].settings if _RUN in config.stash else settings_of(config)
+    run = config.stash.get(_RUN, None)
+    settings = run.settings if run else settings_of(config)
     store = Store(Path(_option(config, "store")).absolute() if _option(config, "store") else default_root())
     alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) <= 1
-    made = Workbench(settings, store, settings.tier(_option(config, "tier") or "full"), _progress(config), quiet_machine=alone)
+    tier = settings.tier(_option(config, "tier") or "full")
+    logs = run.folder if run else None
+    made = Workbench(settings, store, tier, _progress(config), quiet_machine=alone, logs=logs)
     yield made
     made.close()
 

@@ -5,7 +5,8 @@ What is checked, in this order, each failure naming its file:
 1. the seal: each file has the digest in ``bundle.json``, none is missing, none was added;
 2. the plan: each evidence file carries the plan's digest, and its claim stands in the plan unchanged;
 3. completeness: each planned claim has exactly one evidence file;
-4. the rows: each sidecar has the digest and the number of rows its evidence names;
+4. the rows: each sidecar has the digest and the number of rows its evidence names, and the rows of a load follow from
+   the record of its requests;
 5. the verdict: judged again from plan and rows, it has the same bytes;
 6. the release verdict of each build, from the families of the plan and those verdicts.
 """
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import evidence
+from harness import evidence, records
 from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
 from harness.types import Control, Family, Measurement, Verdict
@@ -147,16 +148,25 @@ def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned:
 
 
 def _measurement(run: Path, data: Mapping[str, Any]) -> Measurement:
-    where = run / data["samples"]["file"]
+    samples = evidence.rows_from_text(_unpacked(run, data["samples"]).decode("utf-8", "surrogatepass"))
+    if len(samples) != data["samples"]["rows"]:
+        raise EvidenceError(f"{data['samples']['file']}: {len(samples)} rows, expected {data['samples']['rows']}")
+    raw = _unpacked(run, data["raw"]) if "raw" in data else b""
+    measurement = evidence.measurement_from_json(data, samples, raw)
+    if raw and records.derive(raw, measurement.conditions) != samples:
+        raise EvidenceError(f"{data['samples']['file']}: its rows do not follow from the requests in {data['raw']['file']}")
+    return measurement
+
+
+def _unpacked(run: Path, entry: Mapping[str, Any]) -> bytes:
+    """The text of a sidecar, as its evidence names it."""
+    where = run / entry["file"]
     if run.resolve() not in where.resolve().parents:
-        raise EvidenceError(f"{data['samples']['file']} lies outside the bundle")
+        raise EvidenceError(f"{entry['file']} lies outside the bundle")
     try:
         text = gzip.decompress(where.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise EvidenceError(f"{where}: rows cannot be read ({error})") from error
-    if evidence.digest(text) != data["samples"]["sha256"]:
-        raise EvidenceError(f"{where}: rows changed")
-    samples = evidence.rows_from_text(text.decode("utf-8", "surrogatepass"))
-    if len(samples) != data["samples"]["rows"]:
-        raise EvidenceError(f"{where}: {len(samples)} rows, expected {data['samples']['rows']}")
-    return evidence.measurement_from_json(data, samples)
+        raise EvidenceError(f"{where}: cannot be read ({error})") from error
+    if evidence.digest(text) != entry["sha256"]:
+        raise EvidenceError(f"{where}: changed")
+    return text

@@ -166,6 +166,8 @@ class Measurement:
     growing data this is; ``pool``, all items of a sequential claim that fixes them;
     ``judge``, the digest of a language model that gave the scores, which then must
     stand in ``calibration`` too; ``reported_se``, the standard error that a tool gave with the scores.
+    ``raw`` are the bytes that the samples were derived from (``harness.records``), where there are any: they are kept
+    beside the samples, and ``derived`` among the conditions says how to derive them again.
     """
 
     metric: str
@@ -174,6 +176,7 @@ class Measurement:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     invalid: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    raw: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

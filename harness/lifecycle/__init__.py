@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import evals, golden, provenance
 from harness.config import Settings, Tier
@@ -33,6 +33,9 @@ from harness.quant.calibration import Calibration
 from harness.store import Store, digest_json
 from harness.types import Engine, Prompt, Sample, Subject
 
+if TYPE_CHECKING:
+    from harness.lifecycle.serving import Serving
+
 __all__ = ["Answers", "Trained", "Training", "Workbench"]
 
 _LAYER_TEXTS = 60  # documents that each rounded block reads: half of them name the worst, half decide
@@ -51,7 +54,9 @@ class Answers:
 class Workbench:
     """Subjects, golden sets and measurements of one run. Close it to free the models."""
 
-    def __init__(self, settings: Settings, store: Store, tier: Tier, progress: Progress, *, quiet_machine: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, tier: Tier, progress: Progress, *, quiet_machine: bool = True, logs: Path | None = None
+    ) -> None:
         self.settings = settings
         self.store = store
         self.tier = tier
@@ -62,11 +67,13 @@ class Workbench:
         self.asking = Asking(self)
         self.preferences = Preferences(self)
         self.judging = Judging(self)
+        self._serving: Serving | None = None
         self._subjects.pairs = lambda policy: self.preferences.pairs(policy).rows
         self._engines: dict[str, Engine] = {}
         self._headers: dict[str, Header] = {}
         self._inventories: dict[str, list[checkpoint.TensorFact]] = {}
-        self._session = os.urandom(8).hex()
+        self.session = os.urandom(8).hex()
+        self._logs = logs
         self._golden: dict[tuple[str, bool], GoldenSet] = {}  # verified once a session
 
     # --- subjects -----------------------------------------------------------------------------
@@ -107,6 +114,14 @@ class Workbench:
             )
         return found
 
+    @property
+    def serving(self) -> Serving:
+        """The servers of the lifecycle file."""
+        from harness.lifecycle.serving import Serving
+
+        self._serving = self._serving or Serving(self)
+        return self._serving
+
     # --- engines ------------------------------------------------------------------------------
 
     def engine(self, name: str) -> Engine:
@@ -140,9 +155,19 @@ class Workbench:
         return {} if inside else {"quantization": scheme.method}
 
     def close(self) -> None:
-        """Frees every model."""
+        """Frees every model, and stops every server."""
+        if self._serving is not None:
+            self._serving.close()
+        self.close_engines()
+
+    def close_engines(self) -> None:
+        """Frees every model in this process."""
         while self._engines:
             self._engines.popitem()[1].close()
+
+    def logs(self, kind: str) -> Path:
+        """The folder for what processes say: of the run where there is one, else of the store."""
+        return (self._logs or self.store.root) / kind
 
     # --- measurements -------------------------------------------------------------------------
 
@@ -201,7 +226,7 @@ class Workbench:
         need(kind)
         # Weights alone decide what is measured, not the name they were given. Nobody can tell whether a
         # server still holds the same ones, so what it said is never reused in another session.
-        session = {"session": self._session} if kind == "openai" else {}
+        session = {"session": self.session} if kind == "openai" else {}
         return {
             "recipe": RECIPE,
             "subject": self.subject(name).digest,
@@ -278,7 +303,7 @@ class Workbench:
 
     def _timed(self, new: str, old: str, asked: Sequence[Prompt], show: Progress) -> list[dict[str, Any]]:
         if self.engine_of(new) == "llamacpp":
-            self.close()  # a model in this process would take memory bandwidth from the runs
+            self.close()  # a model in this process, or a server, would take memory bandwidth from the runs
             spawn = {arm: footprint.spawner("llamacpp", self.path(name), asked) for arm, name in (("new", new), ("old", old))}
             return footprint.blocks(spawn, self.tier.blocks, show)
         if provenance.machine()["gpu"]:
