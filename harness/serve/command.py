@@ -1,0 +1,98 @@
+"""``python -m harness load URL``: what the suite claims of a server, for people without pytest. Same code, same verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, MissingNeed
+
+__all__ = ["add_parser"]
+
+USAGE, NOT_EVALUATED = 2, 8
+
+_HELP = """what it does:
+  plan      how many requests the objectives need; with fewer nothing is sent
+  parity    the server's greedy answers, token ids and log-probabilities against transformers on --parity FOLDER, before and
+            after: a fast answer of a wrong server is no answer. Without it no verdict can hold, unless --unchecked says so
+  load      each request when it is due, whatever became of the others; its latency counts from when it was due
+  verdict   an objective holds if the 95 % limit of the share over it is below what it allows; a failed request is over it
+
+exit status:
+  0  everything that was asked holds
+  1  something fails, or is not decided; the table says why, and how many requests would do
+  2  the command line is wrong
+  8  not evaluated: no server, another model on the port, nothing to send
+
+examples:
+  python -m harness load http://127.0.0.1:8000 --rate 20 --slo ttft_p99=300ms --parity ./my-model
+  python -m harness load http://127.0.0.1:8000/v1#my-model --rate 5 --slo ttft_p95=1s --slo tpot_p95=50ms --goodput .95 --unchecked
+  python -m harness load http://127.0.0.1:8000 --rate 20 --slo e2e_p95=4s --arrivals gamma:0.25 --prompts questions.jsonl --unchecked
+  python -m harness load http://127.0.0.1:8000 --arrivals closed:16 --requests 500 --tokens-per-second 400 --unchecked
+  python -m harness load http://127.0.0.1:8000 --search 1:40 --slo ttft_p95=300ms --unchecked     the largest rate that holds
+
+The key, if the server asks for one, comes out of the environment variable OPENAI_API_KEY (--key-env names another).
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb ``load`` to those of the command line."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = verbs.add_parser("load", help="whether a server keeps its latency limits at a rate", formatter_class=shape, epilog=_HELP)
+    parser.add_argument("url", metavar="URL", help="http://HOST:PORT, or http://HOST:PORT/v1#MODEL; it is measured and never touched")
+    said = parser.add_argument_group("what is claimed")
+    said.add_argument(
+        "--slo", action="append", default=[], metavar="NAME=LIMIT", help="METRIC_pQUANTILE=TIME of ttft, tpot, e2e, gap; repeatable"
+    )
+    said.add_argument("--goodput", type=float, metavar="SHARE", help="share of all requests inside every --slo, like .95")
+    said.add_argument("--tokens-per-second", type=float, metavar="N", help="at least so many, over the whole window")
+    said.add_argument(
+        "--parity", type=Path, metavar="FOLDER", help="the checkpoint that is served: its answers in transformers are the reference"
+    )
+    said.add_argument(
+        "--unchecked",
+        action="store_true",
+        help="judge speed although nobody checked what the server answers; it is said beside each verdict",
+    )
+    sent = parser.add_argument_group("what is sent")
+    sent.add_argument("--rate", type=float, help="requests a second")
+    sent.add_argument("--requests", type=int, metavar="N", help="in the window (default: what the plan needs)")
+    sent.add_argument("--seconds", type=float, metavar="S", help="length of the window, instead")
+    sent.add_argument(
+        "--arrivals", default="poisson", metavar="HOW", help="poisson, constant, gamma:SHAPE, ramp:R0:R1, trace:FILE, closed:C"
+    )
+    sent.add_argument("--warmup", type=float, metavar="S", help="before the window (default: 30, or until 128 requests)")
+    sent.add_argument("--prompts", type=Path, metavar="FILE.jsonl", help='one a line: {"messages": [...]} or {"prompt": "..."}')
+    sent.add_argument(
+        "--replay", type=Path, metavar="LOG", help='recorded requests at their recorded times: {"timestamp": 1.5, "body": {...}}'
+    )
+    sent.add_argument("--input-tokens", type=int, default=128, metavar="N", help="of random prompts, where none are given (default 128)")
+    sent.add_argument("--output-tokens", type=int, default=64, metavar="N", help="max_tokens (default 64)")
+    sent.add_argument("--ignore-eos", action="store_true", help="ask for exactly that many (vLLM)")
+    sent.add_argument("--model", default="", help="the served name (default: after # in the URL, or the only one there is)")
+    sent.add_argument("--completions", action="store_true", help="/v1/completions instead of chat")
+    sent.add_argument("--no-stream", action="store_true", help="whole answers: then only e2e is measured")
+    sent.add_argument("--shards", type=int, default=1, metavar="W", help="processes that send (default 1; same instants for any number)")
+    sent.add_argument("--seed", type=int, default=0)
+    sent.add_argument("--limit", type=float, metavar="S", help="how long a request is waited for (default: the largest limit + 10)")
+    sent.add_argument("--key-env", default="OPENAI_API_KEY", metavar="NAME")
+    done = parser.add_argument_group("what comes of it")
+    done.add_argument("--search", metavar="LOW:HIGH", help="the largest rate between these that keeps every --slo and --goodput")
+    done.add_argument("--out", type=Path, metavar="DIR", help="write evidence here, for python -m harness recheck DIR")
+    done.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
+    parser.set_defaults(verb=_load)
+
+
+def _load(args: argparse.Namespace) -> int:
+    from harness.serve import command_run  # the machinery of a load is not for every verb
+
+    try:
+        return command_run.search(args) if args.search else command_run.once(args)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE
+    except MissingNeed as missing:
+        print(f"not evaluated ({missing.need}): {missing}", file=sys.stderr)
+        return NOT_EVALUATED

@@ -1,0 +1,211 @@
+"""What a command line of ``python -m harness load`` asks for: claims, a target, a schedule, a workload, a reference."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, MissingNeed
+from harness.records import Load, Objective, objective
+from harness.serve import command_table as table
+from harness.serve import slo
+from harness.serve.load import identity
+from harness.serve.schedule import Schedule, closed, constant, gamma, poisson, ramp, trace
+from harness.serve.target import Target
+from harness.serve.workload import Workload, fixed, golden_prompts, synthetic
+from harness.types import Claim, Measurement, Prompt, Sampling, Subject
+
+__all__ = ["Asked", "Parity", "numbers", "schedule", "target", "workload"]
+
+_GUARD = 8  # prompts that the server is held against its reference with
+_WARM_S, _WARM_N = 30.0, 128  # a warm-up is at least so long, and so many requests
+_QUESTIONS = (
+    "What is the capital of France?", "Name the four seasons.", "What is 17 + 25?", "Spell 'necessary'.", "Count from one to ten.",
+    "What colour is the sky?", "Translate 'good morning' into Spanish.", "Which planet is the largest?",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The claims of one command, with the objectives they come from."""
+
+    within: tuple[Objective, ...]
+    claims: tuple[Claim, ...]
+    limit_s: float
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, who: str) -> Asked:
+        """ConfigError if nothing is claimed, or nothing that could be decided."""
+        within = tuple(_objective(text) for text in args.slo)
+        twice = [each.name for i, each in enumerate(within) if each.name in {other.name for other in within[:i]}]
+        if twice:
+            raise ConfigError(f"--slo {twice[0]}: given twice")
+        if args.goodput is not None and not (0.5 <= args.goodput < 1 and within):
+            raise ConfigError(f"--goodput {args.goodput}: expected a share from .5 to below 1, beside at least one --slo")
+        if args.tokens_per_second is not None and not (args.tokens_per_second > 0 and math.isfinite(args.tokens_per_second)):
+            raise ConfigError(f"--tokens-per-second {args.tokens_per_second}: expected a number above 0")
+        claims = [slo.limit_claim(each, who) for each in within]
+        claims += [slo.goodput_claim(args.goodput, who)] if args.goodput is not None else []
+        claims += [slo.throughput_claim("tokens", args.tokens_per_second, who)] if args.tokens_per_second else []
+        if not claims:
+            raise ConfigError("nothing is claimed: give --slo ttft_p99=300ms, --goodput or --tokens-per-second")
+        if within and args.arrivals.startswith("closed"):
+            raise ConfigError("--arrivals closed: such a load slows down with the server, so that no limit at a rate follows; drop --slo")
+        limit = max((each.limit for each in within), default=50.0) + 10.0 if args.limit is None else args.limit
+        return cls(within, tuple(claims), limit)
+
+    def measured(self, load: Load, subjects: Sequence[Subject]) -> list[tuple[Claim, Measurement]]:
+        """A measurement for each claim."""
+        made = [slo.measurement(load, each, subjects) for each in self.within]
+        for claim in self.claims[len(self.within) :]:
+            made.append(slo.throughput(load, "tokens", subjects) if claim.estimand == "mean" else slo.goodput(load, self.within, subjects))
+        return list(zip(self.claims, made, strict=True))
+
+    def plans(self, n: int) -> list[slo.Plan]:
+        """What ``n`` requests can show of each claim on a share of them."""
+        return [slo.plan(claim, n) for claim in self.claims if claim.estimand == "over_limit"]
+
+
+def _objective(text: str) -> Objective:
+    name, equals, limit = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--slo {text!r}: expected NAME=LIMIT, like ttft_p99=300ms")
+    return objective(name.strip(), limit)
+
+
+def target(args: argparse.Namespace) -> tuple[Target, Mapping[str, Any]]:
+    """MissingNeed if nobody answers there, or offers another model."""
+    target = Target.parse(args.url, model=args.model, key_env=args.key_env)
+    found = identity(target)
+    if found is None:
+        raise MissingNeed("server", f"nobody answers at {target.base_url}", "start the server, and wait until it is ready")
+    models = found.get("models", [])
+    if not target.model and len(models) != 1:
+        raise ConfigError(f"the server offers {table.names(models)}: say which with --model")
+    if target.model and models and target.model not in models:
+        raise MissingNeed("wrong_server", f"the server offers {table.names(models)}, not {target.model!r}", "check the port, or --model")
+    return replace(target, model=target.model or models[0]), found
+
+
+# --- what is sent -----------------------------------------------------------------------------------
+
+
+def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) -> Schedule:
+    kind, _, rest = args.arrivals.partition(":")
+    if kind == "closed":
+        return closed(int(numbers(rest, 1, "closed:C")[0]), n)
+    if kind == "trace":
+        return trace([numbers(line, 1, "a timestamp in seconds a line")[0] for line in _text(Path(rest)).split()])
+    if kind == "ramp":
+        if args.seconds is None:
+            raise ConfigError("--arrivals ramp:R0:R1 needs --seconds")
+        r0, r1 = numbers(rest, 2, "ramp:R0:R1")
+        return ramp(r0, r1, args.seconds, seed=seed, warmup_s=_warmup(args, r0), cooldown_s=5 / r1)
+    if rate is None:
+        raise ConfigError(f"--arrivals {args.arrivals} needs --rate, requests a second")
+    if not (rate > 0 and math.isfinite(rate)):
+        raise ConfigError(f"--rate {rate}: expected a number above 0")
+    size: dict[str, Any] = {"warmup_s": _warmup(args, rate), "cooldown_s": 5 / rate}
+    size |= {"seconds": args.seconds} if args.seconds is not None else {"requests": n}
+    if kind == "constant":
+        return constant(rate, **size)
+    if kind == "gamma":
+        return gamma(rate, numbers(rest, 1, "gamma:SHAPE")[0], seed=seed, **size)
+    if kind != "poisson":
+        raise ConfigError(f"--arrivals {args.arrivals!r}: expected poisson, constant, gamma:SHAPE, ramp:R0:R1, trace:FILE or closed:C")
+    return poisson(rate, seed=seed, **size)
+
+
+def _warmup(args: argparse.Namespace, rate: float) -> float:
+    return max(_WARM_S, _WARM_N / rate) if args.warmup is None else float(args.warmup)
+
+
+def numbers(text: str, count: int, shape: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(":")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise ConfigError(f"--arrivals: {text!r}, expected {shape}")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+
+
+def workload(args: argparse.Namespace, due: Schedule, model: str, seed: int) -> Workload:
+    stream, chat, room = not args.no_stream, not args.completions, args.output_tokens
+    if args.prompts:
+        items = _prompts(args.prompts)
+        return golden_prompts(items, model, len(due), seed, max_tokens=room, judged=due.judged, golden_share=0.0, stream=stream, chat=chat)
+    lengths = fixed(args.input_tokens), fixed(room)
+    return synthetic(model, len(due), seed, prompt=lengths[0], output=lengths[1], ignore_eos=args.ignore_eos, stream=stream, chat=chat)
+
+
+def _prompts(path: Path) -> list[Prompt]:
+    found = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
+            found.append(Prompt(f"line-{number}", tuple({"role": str(m["role"]), "content": str(m["content"])} for m in messages)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f'{path}: line {number}: {type(error).__name__} {error}; expected {{"messages": [...]}} or {{"prompt": "..."}}'
+            ) from None
+    if not found:
+        raise MissingNeed("empty_workload", f"{path} holds no prompt", "one JSON object a line")
+    return found
+
+
+# --- parity -----------------------------------------------------------------------------------------
+
+
+class Parity:
+    """What the reference says, asked once; ``check`` holds the server against it. Silent where there is no reference."""
+
+    def __init__(self, args: argparse.Namespace, target: Target) -> None:
+        self.target, self.folder, self.unchecked = target, args.parity, args.unchecked
+        if self.folder and self.unchecked:
+            raise ConfigError("--parity and --unchecked: one of them")
+        if self.folder:
+            self._ask(args)
+
+    def _ask(self, args: argparse.Namespace) -> None:
+        from harness.engines import open_engine
+        from harness.serve import expected
+
+        known = (
+            _prompts(args.prompts)
+            if args.prompts
+            else [Prompt(f"p{i}", ({"role": "user", "content": q},)) for i, q in enumerate(_QUESTIONS)]
+        )
+        prompts, self.room = known[:_GUARD], min(args.output_tokens, 64)
+        with closing(open_engine("hf", self.folder, dtype="float32")) as exact:
+            answers = exact.generate(prompts, sampling=Sampling(max_tokens=self.room))
+            self.expected = expected.along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
+        with closing(open_engine("hf", self.folder, dtype="bfloat16")) as rounded:
+            self.allowed = expected.tolerance(self.expected, expected.along(rounded, prompts, answers))  # type: ignore[arg-type]
+
+    def check(self) -> list[str]:
+        """What voids a load: a code with a sentence, or nothing."""
+        if self.unchecked:
+            return []
+        if not self.folder:
+            return ["parity_missing: nobody checked what the server answers; give --parity FOLDER, or judge speed alone with --unchecked"]
+        from harness.serve import hearing, parity
+
+        found = parity.guard(self.expected, hearing.hear(self.target, self.expected, max_tokens=self.room), self.allowed)
+        return [] if found.holds else [str(found)]

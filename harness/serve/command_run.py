@@ -1,0 +1,158 @@
+"""``python -m harness load``, once its command line is read: one load and its verdicts, or the search of the largest rate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness import evidence, provenance
+from harness.errors import ConfigError
+from harness.judge import judge
+from harness.progress import to_terminal
+from harness.records import Load
+from harness.serve import command_table as table
+from harness.serve import slo
+from harness.serve.command_asked import Asked, Parity, numbers, schedule, target, workload
+from harness.serve.dispersion import check
+from harness.serve.load import Ran, run_load
+from harness.serve.schedule import Schedule
+from harness.serve.search import max_rate, together
+from harness.serve.target import Target
+from harness.serve.workload import Workload, replay
+from harness.types import Claim, Subject, Verdict
+
+__all__ = ["once", "search"]
+
+OK, RED = 0, 1
+
+
+def once(args: argparse.Namespace) -> int:
+    who = args.model or "server"
+    asked = Asked.of(args, who)
+    where, found = target(args)
+    n = args.requests or max((p.likely for p in asked.plans(1)), default=500)
+    if args.replay:
+        due, work = replay(args.replay, where.model, stream=not args.no_stream)
+    else:
+        due = schedule(args, args.rate, n, args.seed)
+        work = workload(args, due, where.model, args.seed)
+    check(due)
+    plans = asked.plans(len(due.judged))
+    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
+    say(table.heading(where, due, work, args.shards))
+    say(table.plan(plans))
+    parity = Parity(args, where)
+    refused = [(plan.claim, plan.refusal) for plan in plans if plan.refusal]
+    if refused:
+        say(table.refused(refused))
+        return _end(args, RED, plans, [(claim, verdict) for claim, verdict in refused if verdict], None, found)
+    folder = _begin(args, asked)
+    ran = _run(args, asked, parity, where, due, work, folder)
+    judged = _judged(args, asked, ran.load, where, folder)
+    say(table.verdicts(asked.within, judged, ran))
+    if args.unchecked:
+        say(table.UNCHECKED)
+    return _end(args, OK if all(v.outcome == "holds" for _, v in judged) else RED, plans, judged, ran.load, found)
+
+
+def _run(
+    args: argparse.Namespace, asked: Asked, parity: Parity, where: Target, due: Schedule, work: Workload, folder: Path | None = None
+) -> Ran:
+    void = parity.check()
+    ran = run_load(
+        where, due, work, shards=args.shards, limit_s=asked.limit_s, progress=None if args.json else to_terminal(), folder=folder
+    )
+    void += parity.check() if not void else []
+    load = slo.stated(ran.load, asked.within, invalid=[*ran.load.invalid, *void], unchecked=bool(args.unchecked))
+    if folder is not None:
+        evidence.write_atomic(folder / "requests.bin", load.to_bytes())  # with what was promised and what voids it
+    return replace(ran, load=load)
+
+
+def _judged(args: argparse.Namespace, asked: Asked, load: Load, where: Target, folder: Path | None) -> list[tuple[Claim, Verdict]]:
+    digest = evidence.digest(evidence.canonical(load.header.get("target", {})))
+    subject = Subject(where.model, "http", where.base_url, digest)
+    rows = [(claim, found, judge(claim, found)) for claim, found in asked.measured(load, (subject,))]
+    if folder is not None:
+        plan_digest = evidence.digest((folder / evidence.PLAN).read_bytes())
+        facts = provenance.collect(Path.cwd())
+        for claim, found, verdict in rows:
+            evidence.write_evidence(
+                folder, claim, verdict, plan_digest=plan_digest, tier="load", measurement=found, provenance=facts, notes=dict(_NOTES)
+            )
+    return [(claim, verdict) for claim, _, verdict in rows]
+
+
+_NOTES = {"test": "python -m harness load", "bound_from": "command line", "expect": "holds", "why": ""}
+
+
+def _begin(args: argparse.Namespace, asked: Asked) -> Path | None:
+    """The plan, sealed before the first request."""
+    if args.out is None:
+        return None
+    folder = Path(args.out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out {folder}: not an empty folder; evidence is never mixed or overwritten, name a new one")
+    entry = {"test": _NOTES["test"], "source": _NOTES["bound_from"], "expect": "holds", "why": ""}
+    claims = sorted(asked.claims, key=lambda claim: claim.id)
+    body = {"lifecycle": "load", "tier": "load", "claims": [{"claim": evidence.claim_to_json(c), **entry} for c in claims], "releases": {}}
+    evidence.seal_plan(folder, body)
+    return folder
+
+
+def _end(
+    args: argparse.Namespace, status: int, plans: Sequence[slo.Plan], judged: Sequence[tuple[Claim, Verdict]], load: Load | None, found: Any
+) -> int:
+    if args.out is not None and load is not None:
+        evidence.write_atomic(Path(args.out) / "run.json", evidence.canonical({"exit_status": status}))
+        seal = evidence.seal_bundle(Path(args.out))
+        if not args.json:
+            print(f"evidence  {args.out}, sealed as {seal}; check it with: python -m harness recheck {args.out}")
+    if args.json:
+        record = {
+            "exit_status": status, "unchecked": bool(args.unchecked), "server": found, "header": dict(load.header) if load else None,
+            "plan": [{"claim": p.claim.id, "n": p.n, "least": p.least, "likely": p.likely} for p in plans],
+            "verdicts": {claim.id: evidence.verdict_to_json(verdict) for claim, verdict in judged},
+        }  # fmt: skip
+        print(json.dumps(record, indent=1, sort_keys=True))
+    return status
+
+
+# --- the largest rate -------------------------------------------------------------------------------
+
+
+def search(args: argparse.Namespace) -> int:
+    low, high = numbers(args.search, 2, "--search LOW:HIGH")
+    if args.replay or args.out or args.seconds is not None or not args.arrivals.startswith(("poisson", "constant", "gamma")):
+        raise ConfigError("--search takes --requests and arrivals at a rate; not --replay, --seconds or --out")
+    asked = Asked.of(args, args.model or "server")
+    where, found = target(args)
+    n = args.requests or max((p.likely for p in asked.plans(1)), default=500)
+    short = [plan for plan in asked.plans(n) if plan.refusal]
+    if short:
+        raise ConfigError(f"--requests {n}: {short[0].refusal.sentence if short[0].refusal else ''}")
+    parity = Parity(args, where)
+
+    def probe(rate: float, seed: int, size: int) -> Verdict:
+        due = schedule(args, rate, size, seed)
+        ran = _run(args, asked, parity, where, due, workload(args, due, where.model, seed))
+        verdict = together([judge(claim, made) for claim, made in asked.measured(ran.load, ())])
+        if not args.json:
+            print(table.probe(rate, len(due.judged), verdict), flush=True)
+        return verdict
+
+    result = max_rate(probe, low, high, n=n, seed=args.seed)
+    if args.json:
+        rows = [p._asdict() for p in result.probes]
+        print(json.dumps({"outcome": result.outcome, "reason": result.reason, "rate": result.rate, "failed": result.failed,
+                          "undecided": list(result.undecided), "requests": result.requests, "probes": rows, "server": found,
+                          "unchecked": bool(args.unchecked)}, indent=1, sort_keys=True))  # fmt: skip
+    else:
+        print(table.found(result))
+        if args.unchecked:
+            print(table.UNCHECKED)
+    return OK if result.outcome == "holds" else RED
