@@ -10,6 +10,7 @@
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
     history  one claim over many runs, and where it changed
+    load     whether a server keeps its latency limits at a rate
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
 """
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
         help="install extras here (hf, llamacpp, openai, train, lmeval, compress, audit, ray, similarity, test) "
-        "or environments apart (vllm, gptqmodel, legacy)",
+        "or environments apart (vllm, gptqmodel, legacy, llama-server)",
     )  # fmt: skip
     doctor.set_defaults(verb=_doctor)
 
@@ -156,9 +157,11 @@ def _parser() -> argparse.ArgumentParser:
 
     from harness.audit import command as data
     from harness.evals.judges import command as label
+    from harness.serve import command as load
 
     data.add_parser(verbs)
     label.add_parser(verbs)
+    load.add_parser(verbs)
     return parser
 
 
@@ -248,7 +251,7 @@ def _environment_state(name: str) -> str:
     from harness import environments
 
     need = environments.missing(name)
-    return f"ready: {environments.python(name)}" if need is None else f"missing, {need.why}: {need.how}"
+    return f"ready: {environments.ready(name)}" if need is None else f"missing, {need.why}: {need.how}"
 
 
 def _extras() -> dict[str, tuple[str, ...]]:

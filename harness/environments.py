@@ -3,9 +3,10 @@
 vLLM, gptqmodel and autoawq pin versions that exclude those of the main environment. Each gets a
 folder of its own, built in place, since the scripts of an environment hold its path; a marker
 that is written last says that it was finished, and what a killed install left is built anew.
+A program that no package ships (llama.cpp's server) is compiled out of a source distribution, in the same way.
 
     environments/<name>-<key>/ready.json     what was asked for and what pip installed
-    environments/<name>-<key>/bin/python     the interpreter
+    environments/<name>-<key>/bin/python     the interpreter, or bin/<name>: the program
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from typing import Any
 
 from harness.errors import ConfigError, MissingNeed, StoreError, nearest
 
-__all__ = ["ENVIRONMENTS", "Environment", "install", "missing", "place", "python", "versions"]
+__all__ = ["ENVIRONMENTS", "Environment", "install", "missing", "place", "program", "python", "ready", "versions"]
 
 _READY = "ready.json"
 
@@ -39,7 +41,8 @@ class Environment:
 
     ``cuda`` replaces ``requirements`` on a machine with an NVIDIA GPU. ``unwanted`` is uninstalled
     again where ``requirements`` were used. ``distributions`` shape a measurement: their versions are
-    conditions of it.
+    conditions of it. With ``cmake``, its flags, nothing is installed: the folder ``source`` of the one source distribution in
+    ``requirements`` is compiled into a program of this name, which has no interpreter and no modules.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Environment:
     distributions: tuple[str, ...]
     unwanted: tuple[str, ...] = ()
     cuda: tuple[str, ...] = ()
+    source: str = ""
+    cmake: tuple[str, ...] = ()
 
     def pip(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What to install and what to uninstall on this machine."""
@@ -85,6 +90,25 @@ ENVIRONMENTS: Mapping[str, Environment] = {
             ("awq", "torch", "transformers"),
             ("autoawq", "torch", "transformers", "tokenizers", "numpy"),
         ),
+        Environment(
+            "llama-server",
+            "llama.cpp's own server",
+            ("llama-cpp-python==0.3.36",),  # what the library is compiled from, too
+            (),
+            ("llama-cpp-python",),
+            source="vendor/llama.cpp",
+            cmake=(
+                "-DCMAKE_BUILD_TYPE=Release",
+                "-DBUILD_SHARED_LIBS=OFF",
+                "-DLLAMA_BUILD_SERVER=ON",
+                "-DLLAMA_BUILD_TESTS=OFF",
+                "-DLLAMA_BUILD_EXAMPLES=OFF",
+                "-DLLAMA_BUILD_APP=OFF",
+                "-DLLAMA_OPENSSL=OFF",
+                "-DLLAMA_BUILD_UI=OFF",
+                "-DLLAMA_USE_PREBUILT_UI=OFF",  # the latter would be downloaded
+            ),
+        ),
     )
 }
 
@@ -103,8 +127,10 @@ def place(name: str) -> Path:
 
     Its name holds a digest of what is installed and of the Python version: other pins, another folder.
     """
-    wanted, unwanted = _environment(name).pip()
-    key = json.dumps([wanted, unwanted, sys.version_info[:2]])
+    environment = _environment(name)
+    wanted, unwanted = environment.pip()
+    compiled = (_flags(environment), shutil.which("nvcc") or "") if environment.cmake else sys.version_info[:2]
+    key = json.dumps([wanted, unwanted, compiled])
     return _root().absolute() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -116,9 +142,15 @@ def _root() -> Path:
 
 
 def _own(name: str) -> Path | None:
-    """The interpreter that ``$HARNESS_PYTHON_<NAME>`` names: an environment that the user keeps."""
-    named = os.environ.get(f"HARNESS_PYTHON_{name.upper()}")
+    """What ``$HARNESS_PYTHON_<NAME>`` names, an environment that the user keeps, or ``$HARNESS_<NAME>`` a program."""
+    prefix = "HARNESS_" if _environment(name).cmake else "HARNESS_PYTHON_"
+    named = os.environ.get(prefix + name.upper().replace("-", "_"))
     return Path(named).expanduser().absolute() if named else None
+
+
+def ready(name: str) -> Path:
+    """The interpreter of an environment, or the program of one that was compiled. Raises as they do."""
+    return program(name) if _environment(name).cmake else python(name)
 
 
 def python(name: str) -> Path:
@@ -139,10 +171,24 @@ def python(name: str) -> Path:
     return interpreter
 
 
+def program(name: str) -> Path:
+    """A compiled program that is ready: ``$HARNESS_<NAME>``, else the one installed, else one on the PATH.
+
+    Raises MissingNeed, naming the command that installs it, ConfigError for an unknown name.
+    """
+    own, installed = _own(name), place(name) / "bin" / name
+    found = own or (installed if (place(name) / _READY).is_file() else None) or shutil.which(name)
+    if found is None:
+        raise MissingNeed(name, "it is not installed", f"python -m harness doctor --install {name} (a C++ compiler and cmake are needed)")
+    if not os.access(found, os.X_OK) or Path(found).is_dir():
+        raise MissingNeed(name, f"{found} is no program", f"python -m harness doctor --install {name}, without the variable that names it")
+    return Path(found)
+
+
 def missing(name: str) -> MissingNeed | None:
     """None if the environment is ready, else what is missing and how to get it. Nothing heavy is imported."""
     try:
-        python(name)
+        ready(name)
     except MissingNeed as need:
         return need
     return None
@@ -154,8 +200,20 @@ def versions(name: str) -> dict[str, str]:
     Raises MissingNeed if the environment is not ready.
     """
     environment = _environment(name)
+    if environment.cmake:
+        return _built(program(name), environment)
     facts = _probe(python(name), environment.modules, environment.distributions)
     return dict(facts["versions"]) if facts else {}
+
+
+def _built(found: Path, environment: Environment) -> dict[str, str]:
+    """What it was compiled from where we did it; any other program is known by its content."""
+    marker = place(environment.name) / _READY
+    if marker.is_file() and found == place(environment.name) / "bin" / environment.name:
+        facts: dict[str, str] = json.loads(marker.read_text(encoding="utf-8"))["versions"]
+        return facts
+    with found.open("rb") as stream:
+        return {environment.name: f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"}
 
 
 _PROBE = """
@@ -187,26 +245,26 @@ def _probe(interpreter: Path, modules: tuple[str, ...], distributions: tuple[str
 
 
 def install(name: str, say: Callable[[str], None]) -> Path:
-    """The interpreter of the environment, which is made if it is not there; ``say`` gets one line per step.
+    """The interpreter of the environment (or the program), which is made if it is not there; ``say`` gets one line per step.
 
     Raises StoreError if it cannot be made, with the end of what pip said; nothing half-made is then kept.
     Raises MissingNeed if ``$HARNESS_PYTHON_<NAME>`` names an interpreter that will not do: it is never changed.
     """
     environment = _environment(name)
     if _own(name) is not None:
-        return python(name)
+        return ready(name)
     folder = place(name)
     try:
         with _lock(folder, say):
-            if missing(name) is None:
+            if (folder / _READY).is_file() and missing(name) is None:
                 say(f"{name}: ready in {folder}")
             else:
-                _make(environment, folder, say)
+                (_compile if environment.cmake else _make)(environment, folder, say)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{name}: cannot make {folder}: {error}. Name a folder that can be written: HARNESS_ENVIRONMENTS=/path") from error
-    return python(name)
+    return ready(name)
 
 
 def _make(environment: Environment, folder: Path, say: Callable[[str], None]) -> None:
@@ -226,6 +284,48 @@ def _make(environment: Environment, folder: Path, say: Callable[[str], None]) ->
             raise StoreError(f"{environment.name}: pip was content, but there is {found} in {folder}; look at the pins of the environment")
         _mark(folder / _READY, {"requirements": wanted, "unwanted": unwanted, "versions": facts["versions"]})
         say(f"{environment.name}: ready in {folder}")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _flags(environment: Environment) -> tuple[str, ...]:
+    """Those of cmake here: with CUDA where there is a GPU and its compiler."""
+    cuda = shutil.which("nvidia-smi") and shutil.which("nvcc")
+    return (*environment.cmake, "-DGGML_CUDA=ON") if cuda else environment.cmake
+
+
+def _compile(environment: Environment, folder: Path, say: Callable[[str], None]) -> None:
+    """The program alone is kept, out of a gigabyte of sources and objects."""
+    name, (wanted,) = environment.name, environment.requirements
+    shutil.rmtree(folder, ignore_errors=True)
+    work, cores = folder / "work", len(os.sched_getaffinity(0))
+    try:
+        if absent := [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]:
+            raise MissingNeed(
+                name,
+                f"no {' and no '.join(absent)} to compile it with",
+                "install a C++ compiler and cmake, by pip or your system's packages",
+            )
+        say(f"{name}: compiling {wanted} into {folder}; this takes some minutes, once")
+        pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+        _run(name, [*pip, "download", "--quiet", "--no-deps", "--no-binary=:all:", f"--dest={work}", wanted], say)
+        (archive,) = work.glob("*.tar.gz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(work, filter="data")
+        (top,) = (path for path in work.iterdir() if path.is_dir())
+        _run(name, ["cmake", "-S", str(top / environment.source), "-B", str(work / "build"), *_flags(environment)], say)
+        _run(name, ["cmake", "--build", str(work / "build"), "--target", name, "--parallel", str(cores)], say)
+        (folder / "bin").mkdir()
+        shutil.copy2(work / "build" / "bin" / name, folder / "bin" / name)
+        shutil.rmtree(work)
+        facts = {
+            "requirements": [wanted],
+            "cmake": _flags(environment),
+            "versions": {environment.distributions[0]: wanted.partition("==")[2]},
+        }
+        _mark(folder / _READY, facts)
+        say(f"{name}: ready in {folder}")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

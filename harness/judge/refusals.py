@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -31,8 +32,14 @@ def refuse(claim: Claim, measurement: Measurement) -> Verdict | None:
         return inconclusive("domain", f"{len(malformed)} rows are malformed, expected names as text: {min(map(repr, malformed))}"[:300], 0)
     n = len({s.item for s in samples})
     if measurement.invalid:
-        return inconclusive("invalid_run", f"the run is void: {'; '.join(measurement.invalid)}", n)
+        return inconclusive(_code(measurement.invalid), f"the run is void: {'; '.join(measurement.invalid)}", n)
     return _of_the_plan(claim, measurement, n) or _of_the_rows(claim, samples, n)
+
+
+def _code(invalid: Sequence[str]) -> str:
+    """The code of the first entry that has one, of two words or more ("client_limited: ..."); ``invalid_run`` where none does."""
+    codes = (re.match(r"([a-z]+(?:_[a-z]+)+): ", entry) for entry in invalid)
+    return next((found[1] for found in codes if found), "invalid_run")
 
 
 def _of_the_plan(claim: Claim, measurement: Measurement, n: int) -> Verdict | None:

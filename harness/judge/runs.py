@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.judge.settle import Decided, inconclusive, settle, wrong_side
-from harness.stats import means, plan, ratio, series
-from harness.types import Claim, Measurement, Verdict
+from harness.stats import means, plan, ratio, series, steady
+from harness.types import Claim, Measurement, Outcome, Sample, Verdict
 
 __all__ = ["over_limit", "run_ratio"]
 
@@ -49,7 +52,10 @@ def run_ratio(claim: Claim, measurement: Measurement) -> Verdict:
 
 
 def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
-    """Section 3.8: the share of requests over the limit, with the sample size that the queue left of n."""
+    """Section 3.8: the share of requests over the limit, with the sample size that the queue left of n.
+
+    ``fails`` names what most of those over the limit died of; a run that was not in one steady state cannot hold.
+    """
     assert claim.slo is not None  # the bound checked it
     samples, share = measurement.samples, claim.bound.limit
     untimed = sum(s.at is None for s in samples)
@@ -61,7 +67,8 @@ def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
         )
     if any(s.value is not None and s.value < 0 for s in samples):
         return inconclusive("domain", "a latency is negative", len(samples))
-    ordered = [s.value for s in sorted(samples, key=lambda s: (s.at, s.item))]
+    rows = sorted(samples, key=lambda s: (s.at, s.item))
+    ordered = [s.value for s in rows]
     n, k = len(ordered), series.over_limit(ordered, claim.slo)
     try:
         tau = series.slo_time(ordered, claim.slo)
@@ -77,7 +84,54 @@ def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
     def needed(power: float) -> int | None:
         return least if claim.expected is None else series.slo_n(share, claim.expected, claim.level, power, tau)
 
-    return settle(claim, Decided(
-        tests.p_hold, tests.p_fail, k / n, low, high, n, "over-limit-markov/1", "asymptotic",
-        {"k": k, "n": n, "tau": tau, "slo": claim.slo}, needed, wrong_side=k / n >= share, unattainable=few, n_eff=n / tau,
+    drift = steady.drift(ordered)
+    verdict = settle(claim, Decided(
+        tests.p_hold, tests.p_fail, k / n, low, high, n, "over-limit-markov/2", "asymptotic",
+        {"k": k, "n": n, "tau": tau, "slo": claim.slo, "later": drift.later, "p_steady": drift.p},
+        needed, wrong_side=k / n >= share, unattainable=few, n_eff=n / tau,
     ))  # fmt: skip
+    if gone := _gone(rows):
+        return _dead(verdict, rows, gone, share)
+    return _with_cause(verdict, rows, claim.slo) if verdict.outcome == "fails" else _if_steady(verdict, drift)
+
+
+# The last third may be taken for slower than the first once in a hundred steady runs, and for less than this in none.
+_DRIFT_P, _DRIFT = 0.01, 0.05
+
+
+def _if_steady(verdict: Verdict, drift: steady.Drift) -> Verdict:
+    """A run whose end does not rank with its start shows no state of the service. It may still fail: that was shown of all of it."""
+    if drift.p > _DRIFT_P or abs(drift.later - 0.5) < _DRIFT:
+        return verdict
+    than = f"a request of the last third is slower than one of the first with a chance of {drift.later:.2f}, not .50 (p = {drift.p:.2g})"
+    sentence = f"the run was not steady: {than}; warm up longer, or lower the rate. Its own numbers: {verdict.sentence}"
+    return replace(verdict, outcome="inconclusive", reason="not_steady", sentence=sentence, n_needed=None, n_needed_90=None)
+
+
+def _gone(rows: Sequence[Sample]) -> Sequence[Sample]:
+    """The requests from the first refused connection on, if the last was refused too and none between completed."""
+    refused = [i for i, s in enumerate(rows) if s.status == "connect_failed"]
+    tail = rows[refused[0] :] if refused else ()
+    return tail if tail and tail[-1].status == "connect_failed" and all(s.value is None for s in tail) else ()
+
+
+def _dead(verdict: Verdict, rows: Sequence[Sample], gone: Sequence[Sample], share: float) -> Verdict:
+    """A server that is gone for good is no state that comes and goes: no dependence excuses it, and its quick end holds nothing."""
+    outcome: Outcome = "fails" if len(gone) > share * len(rows) or verdict.outcome == "fails" else "inconclusive"
+    reason = "zero_completed" if all(s.value is None for s in rows) else "server_died"
+    sentence = f"nobody listened from {gone[0].at:.3f} s after the origin on, {len(gone)} of {len(rows)} requests: {verdict.sentence}"
+    return replace(verdict, outcome=outcome, reason=reason, sentence=sentence, n_needed=None, n_needed_90=None)
+
+
+_ERRORS = ("error", "http_error")  # an answer that says so itself
+
+
+def _with_cause(verdict: Verdict, rows: Sequence[Sample], limit: float) -> Verdict:
+    """What most of the requests over the limit died of."""
+    over = Counter(s.status if s.value is None else "over_slo" for s in rows if s.value is None or s.value > limit)
+    ranked = sorted(over, key=lambda name: (-over[name], name))
+    reason = "error_share" if ranked[0] in _ERRORS else ranked[0]
+    if all(s.value is None for s in rows):
+        reason = "zero_completed"
+    said = ", ".join(f"{over[name]} {name}" for name in ranked)
+    return replace(verdict, reason=reason, sentence=f"{verdict.sentence}; over: {said}")

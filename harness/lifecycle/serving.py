@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.engines import open_engine, versions
 from harness.errors import ConfigError, MissingNeed, nearest
 from harness.lifecycle.subjects import RECIPE
 from harness.records import Load
-from harness.serve import commands, parity, schedule, telemetry, workload
+from harness.serve import commands, expected, hearing, parity, schedule, telemetry, workload
 from harness.serve.load import run_load
 from harness.serve.process import Attached, Server, ServerSpec, attach
 from harness.serve.target import Target
@@ -121,9 +120,7 @@ class Serving:
             return attach(served.url)
         self._bench.close_engines()  # a model in this process would take memory and cores from the server
         flags = served.options if options is None else options
-        spec = ServerSpec(
-            engine=served.engine, model=self._bench.path(served.subject), name=served.subject, options=flags, env=served.env, cores=_cores()
-        )
+        spec = ServerSpec(engine=served.engine, model=self._bench.path(served.subject), name=served.subject, options=flags, env=served.env)
         self._bench.progress(f"starting {name}", 0, 1)
         started = Server.start(spec, self._bench.logs("servers"))
         self._bench.progress(f"starting {name}", 1, 1)
@@ -164,7 +161,7 @@ class Serving:
             raise MissingNeed("reference", f"nobody knows what {served.url} serves", how)
         return self._bench.converted_from(served.subject) if served.engine == "llamacpp" else served.subject
 
-    def expected(self, name: str, prompts: Sequence[Prompt]) -> tuple[list[parity.Expected], parity.Tolerance]:
+    def expected(self, name: str, prompts: Sequence[Prompt]) -> tuple[list[expected.Expected], expected.Tolerance]:
         """What the reference says to ``prompts``, token for token, and how much its own rounding moves it. Kept."""
         source, sampling = self._checkpoint(name), self.sampling(name)
         said = {**asdict(sampling), "stop": list(sampling.stop)}
@@ -176,36 +173,36 @@ class Serving:
         def ask() -> dict[str, Any]:
             with contextlib.closing(self.reference(name)) as exact:
                 answers = exact.generate(prompts, sampling=sampling)
-                rows = parity.along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
+                rows = expected.along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
             with contextlib.closing(self.reference(name, "bfloat16")) as served:
-                rounded = parity.along(served, prompts, answers)  # type: ignore[arg-type]
-            return {"exact": [asdict(row) for row in rows], "allowed": parity.tolerance(rows, rounded)._asdict()}
+                rounded = expected.along(served, prompts, answers)  # type: ignore[arg-type]
+            return {"exact": [asdict(row) for row in rows], "allowed": expected.tolerance(rows, rounded)._asdict()}
 
         kept = self._bench.cached("expected", inputs, ask)
-        return [parity.Expected.of(row) for row in kept["exact"]], parity.Tolerance(**kept["allowed"])
+        return [expected.Expected.of(row) for row in kept["exact"]], expected.Tolerance(**kept["allowed"])
 
-    def heard(self, name: str, prompts: Sequence[Prompt], options: Mapping[str, str] | None = None) -> list[parity.Said]:
+    def heard(self, name: str, prompts: Sequence[Prompt], options: Mapping[str, str] | None = None) -> list[hearing.Said]:
         """What the server says to ``prompts``, one after the other, and of the reference's answers to them. Kept."""
-        expected, _ = self.expected(name, prompts)
+        said, _ = self.expected(name, prompts)
         inputs = {**self.inputs(name, options), "prompts": [asdict(p) for p in prompts], "sampling": self.sampling(name).max_tokens}
 
         def ask() -> list[dict[str, Any]]:
-            said = parity.hear(self.target(name, options), expected, max_tokens=self.sampling(name).max_tokens)
-            return [asdict(row) for row in said]
+            rows = hearing.hear(self.target(name, options), said, max_tokens=self.sampling(name).max_tokens)
+            return [asdict(row) for row in rows]
 
-        return [parity.Said.of(row) for row in self._bench.cached("heard", inputs, ask)]
+        return [hearing.Said.of(row) for row in self._bench.cached("heard", inputs, ask)]
 
     def guard(self, name: str, options: Mapping[str, str] | None = None, *, again: bool = False) -> parity.Guard:
         """Whether this very boot is the model: what it says to a few prompts, asked once a boot, or once more."""
         boot = id(self.server(name, options))
         if boot not in self._parity or again:
             try:
-                expected, allowed = self.expected(name, self.prompts(name, _GUARD))
+                wanted, allowed = self.expected(name, self.prompts(name, _GUARD))
             except MissingNeed as missing:
                 self._parity[boot] = parity.Guard(False, "parity_missing", str(missing))
             else:
-                said = parity.hear(self.target(name, options), expected, max_tokens=self.sampling(name).max_tokens)
-                self._parity[boot] = parity.guard(expected, said, allowed)
+                said = hearing.hear(self.target(name, options), wanted, max_tokens=self.sampling(name).max_tokens)
+                self._parity[boot] = parity.guard(wanted, said, allowed)
         return self._parity[boot]
 
     # --- load ---------------------------------------------------------------------------------
@@ -272,9 +269,3 @@ def _read(folder: Path) -> Kept:
     )
     load = Load.from_bytes((folder / "requests.bin").read_bytes())
     return Kept(load, {int(key): text for key, text in golden.items()}, tuple(failures), tuple(rows), server)
-
-
-def _cores() -> tuple[int, ...] | None:
-    """All but the last core: that one is the client's, or its own lag would void the run. None where there is but one."""
-    have = sorted(os.sched_getaffinity(0))
-    return tuple(have[:-1]) if len(have) > 1 else None

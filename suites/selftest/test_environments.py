@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -174,7 +177,7 @@ def test_real_environments_pin_what_they_name(name):
     environment = ENVIRONMENTS[name]
     assert environment.name == name
     assert all("=" in wanted or "<" in wanted for wanted in (*environment.requirements, *environment.cuda))
-    assert environment.modules and environment.distributions
+    assert (environment.modules or environment.cmake) and environment.distributions
 
 
 def test_doctor_lists_and_installs(known, capsys):
@@ -194,3 +197,68 @@ def test_import_of_the_environment_is_not_ours(known, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.fspath(tmp_path))
     with pytest.raises(HarnessError, match="no module alpha"):
         environments.install("apart", lambda _: None)
+
+
+def source(folder: Path, program: str = "int main() { return 7; }") -> None:
+    """A source distribution that holds a CMake project, and builds without anything from outside."""
+    backend = """import pathlib
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = pathlib.Path(folder, "gamma-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: gamma\\nVersion: 1.0\\n")
+    return info.name
+"""
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": backend,
+        "PKG-INFO": "Metadata-Version: 2.1\nName: gamma\nVersion: 1.0\n",
+        "vendor/CMakeLists.txt": (
+            "cmake_minimum_required(VERSION 3.10)\nproject(x C)\nset(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)\n"
+            "add_executable(apart main.c)\n"
+        ),
+        "vendor/main.c": program,
+    }
+    with tarfile.open(folder / "gamma-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"gamma-1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+@pytest.fixture
+def compiled(known, tmp_path, monkeypatch):
+    """An environment that is a program, out of a source distribution on disk."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.delenv("HARNESS_APART", raising=False)
+    made = Environment("apart", "for a test", ("gamma==1.0",), (), ("gamma",), source="vendor", cmake=("-DCMAKE_BUILD_TYPE=Release",))
+    environments.ENVIRONMENTS["apart"] = made
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("no compiler here")
+    return made
+
+
+def test_a_program_is_compiled_and_found(compiled, tmp_path):
+    source(tmp_path)
+    assert environments.missing("apart").need == "apart"
+    program = environments.install("apart", lambda line: None)
+    assert program == environments.program("apart") == environments.ready("apart") == environments.place("apart") / "bin" / "apart"
+    assert subprocess.run([program]).returncode == 7
+    assert environments.versions("apart") == {"gamma": "1.0"}
+    assert sorted(left(environments.place("apart"))) == ["bin", "ready.json"]  # neither sources nor objects
+    said: list[str] = []
+    environments.install("apart", said.append)
+    assert len(said) == 1
+
+
+def test_a_program_that_does_not_compile_leaves_nothing(compiled, tmp_path):
+    source(tmp_path, "int main() { return nothing; }")
+    with pytest.raises(StoreError, match="nothing"):
+        environments.install("apart", lambda line: None)
+    assert left(tmp_path / "envs") == []
+
+
+def test_without_a_compiler_it_says_so(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(environments.shutil, "which", lambda tool: None)
+    with pytest.raises(MissingNeed, match="no cmake and no c"):
+        environments.install("apart", lambda line: None)

@@ -17,7 +17,7 @@ from harness.bounds import from_dict
 from harness.errors import ClaimError, ConfigError
 from harness.judge import judge, not_evaluated, release, sequence
 from harness.judge.settle import Decided, settle, tidy, wrong_side
-from harness.stats import agreement, betting, corrected, intervals, means, paired, permutation, plan, ratio, series
+from harness.stats import agreement, betting, corrected, intervals, means, paired, permutation, plan, ratio, series, steady
 from harness.stats.special import normal_sf
 from harness.types import Family, Verdict, items_digest
 
@@ -107,6 +107,20 @@ PPI = Claim("c", "t", better_than(), estimand="corrected_difference")
         (SHARE, units(0.5, 1.0, 1.0), "domain", 3, "0 or 1"),
         (SHARE, measured(), "no_data", 0, "nothing was measured"),
         (SHARE, replace(units(1.0, 1.0), invalid=("late", "hot")), "invalid_run", 2, "late; hot"),
+        (
+            SHARE,
+            replace(units(1.0, 1.0), invalid=("late", "clock_step: 2 s", "x: y")),
+            "clock_step",
+            2,
+            "void: late; clock_step: 2 s; x: y",
+        ),
+        (
+            SHARE,
+            replace(units(1.0, 1.0), invalid=("Late: a", "too-late: b", "so late: c", "late:d", "_a: e")),
+            "invalid_run",
+            2,
+            "Late: a; ",
+        ),
         (SHARE, measured(*units(1.0, 1.0).samples, *units(1.0).samples), "duplicate_rows", 2, "1 rows stand twice, first: item 'i0000'"),
         (SHARE, units(math.inf, 1.0, math.nan), "non_finite", 3, "2 rows hold no finite number, first: item 'i0000'"),
         (replace(SHARE, min_n=10), units(1.0, 1.0, 1.0), "min_n", 3, "3 units, the plan asks for 10"),
@@ -174,8 +188,9 @@ def test_over_limit() -> None:
     verdict = judge(Claim("o", "t", at_most(0.05), estimand="over_limit", slo=0.8), measured(*rows[::-1]))
     tau, k = series.slo_time(latencies, 0.8), series.over_limit(latencies, 0.8)
     tests, interval = series.slo_tests(k, 900, tau, 0.05), series.slo_interval(k, 900, tau, 0.05)
-    statistics = {"k": k, "n": 900, "tau": tau, "slo": 0.8}
-    carries(verdict, interval, tests, k / 900, 900, "over-limit-markov/1", "asymptotic", statistics)
+    later = steady.drift(latencies)
+    statistics = {"k": k, "n": 900, "tau": tau, "slo": 0.8, "later": later.later, "p_steady": later.p}
+    carries(verdict, interval, tests, k / 900, 900, "over-limit-markov/2", "asymptotic", statistics)
     assert verdict.n_eff == pytest.approx(900 / tau, rel=1e-8)
     assert verdict.n_unusable == 1
 
@@ -879,6 +894,90 @@ def test_requests_scheduled_together_have_no_order() -> None:
     verdict = judge(claim, requests(values, together=3))
     assert (verdict.outcome, verdict.reason, verdict.n) == ("inconclusive", "degenerate_series", 600)
     assert verdict.sentence == "most requests were scheduled at the same time as another: no order, no queue"
+
+
+def test_a_run_whose_end_is_slower_than_its_start_holds_nothing() -> None:
+    """Each third alone is well within the limit: it is the change that is refused, and only where it would have held."""
+    rng = random.Random(12)
+    claim = replace(OVER, expected=0.01)
+    values = [rng.uniform(0.1, 0.5) + 0.2 * (i > 700) for i in range(1200)]
+    verdict = judge(claim, requests(values))
+    found = steady.drift(values)
+    assert (verdict.outcome, verdict.reason, verdict.n_needed, verdict.n_needed_90) == ("inconclusive", "not_steady", None, None)
+    assert (verdict.statistics["later"], verdict.statistics["p_steady"]) == pytest.approx(found[:2], rel=1e-8)
+    assert verdict.sentence.startswith(
+        f"the run was not steady: a request of the last third is slower than one of the first with a chance of {found.later:.2f}"
+    )
+    assert f"(p = {found.p:.2g})" in verdict.sentence
+    assert judge(claim, requests(values[::-1])).reason == "not_steady"  # nor one that grows faster
+    assert judge(replace(claim, slo=0.15), requests(values)).reason == "over_slo"  # it may fail
+
+
+@pytest.mark.parametrize(("later", "p", "outcome"), [
+    (0.6, 0.0101, "holds"), (0.6, 0.01, "inconclusive"), (0.549, 0.001, "holds"), (0.55, 0.001, "inconclusive"),
+    (0.4, 0.01, "inconclusive"), (0.451, 0.001, "holds"),
+])  # fmt: skip
+def test_how_much_of_a_change_is_refused(monkeypatch, later: float, p: float, outcome: str) -> None:
+    claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
+    monkeypatch.setattr(steady, "drift", lambda latencies: steady.Drift(later, p, 1.0))
+    assert judge(claim, requests(slow_ones(600, 6))).outcome == outcome
+
+
+def ended(*ends: float | str) -> Measurement:
+    """A row each, at 0, 1, 2 ...: a latency, or what it died of."""
+    return measured(*(
+        Sample(f"q{i:05d}", None, status=x, at=float(i)) if isinstance(x, str) else Sample(f"q{i:05d}", x, at=float(i))
+        for i, x in enumerate(ends)
+    ))  # fmt: skip
+
+
+FINE = [0.25 + (i * 7 % 11) / 32 for i in range(100)]
+OVER = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
+
+
+def mixed(*ends: float | str) -> list[float | str]:
+    return random.Random(1).sample([*ends, *FINE], len(ends) + len(FINE))
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason", "said"),
+    [
+        (mixed(*[2.0 + i for i in range(60)]), "over_slo", "60 over_slo"),
+        (mixed(*["http_error"] * 60), "error_share", "60 http_error"),
+        (mixed(*["error"] * 60), "error_share", "60 error"),
+        (mixed(*["shed"] * 60), "shed", "60 shed"),
+        (mixed(*["truncated", "reset"] * 30), "reset", "30 reset, 30 truncated"),  # the first by name where as many
+        (mixed(*["truncated"] * 31, *["reset"] * 29, 2.0), "truncated", "31 truncated, 29 reset, 1 over_slo"),
+        (["shed", "reset"] * 30, "zero_completed", "30 reset, 30 shed"),
+        ([*mixed(*["connect_failed"] * 60), 0.5], "connect_failed", "60 connect_failed"),  # it came back
+        ([*mixed(*["connect_failed"] * 59), "reset"], "connect_failed", "59 connect_failed, 1 reset"),  # somebody listens
+    ],
+)
+def test_a_failure_names_what_most_died_of(ends, reason: str, said: str) -> None:
+    verdict = judge(OVER, ended(*ends))
+    assert (verdict.outcome, verdict.reason) == ("fails", reason)
+    assert verdict.sentence.endswith(f"; over: {said}")
+    assert "the opposite is shown" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome", "reason", "gone"),
+    [
+        ([*FINE, *["reset"] * 9, *["connect_failed"] * 51], "fails", "server_died", "109.000 s after the origin on, 51 of 160"),
+        ([*FINE, *["connect_failed", "reset"] * 30, "connect_failed"], "fails", "server_died", "100.000 s after the origin on, 61 of 161"),
+        ([*FINE * 2, *["connect_failed"] * 10], "inconclusive", "server_died", "200.000 s after the origin on, 10 of 210"),
+        ([*FINE * 2, *["connect_failed"] * 11], "fails", "server_died", "200.000 s after the origin on, 11 of 211"),
+        ([*FINE * 9, "connect_failed"], "inconclusive", "server_died", "900.000 s after the origin on, 1 of 901"),
+        ([*mixed(*["shed"] * 60), "connect_failed"], "fails", "server_died", "160.000 s after the origin on, 1 of 161"),
+        (["connect_failed"] * 60, "fails", "zero_completed", "0.000 s after the origin on, 60 of 60"),
+        (["reset"] + ["connect_failed"] * 59, "fails", "zero_completed", "1.000 s after the origin on, 59 of 60"),
+    ],
+)
+def test_a_server_that_is_gone_for_good_holds_nothing(ends, outcome: str, reason: str, gone: str) -> None:
+    verdict = judge(OVER, ended(*ends))
+    assert (verdict.outcome, verdict.reason, verdict.n_needed, verdict.n_needed_90) == (outcome, reason, None, None)
+    assert verdict.sentence.startswith(f"nobody listened from {gone} requests: ")
+    assert "claimed at_most(0.05)" in verdict.sentence
 
 
 def test_impossible_latencies_are_named() -> None:
