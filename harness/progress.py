@@ -23,10 +23,11 @@ def to_terminal(stream: TextIO | None = None, every_s: float = 0.5) -> Progress:
 
     def show(task: str, done: int, total: int) -> None:
         now = time.monotonic()
-        begun = started.setdefault(task, now)
+        kind = task.partition(":")[0]  # what stands behind the colon may change as it goes: "load: 80/s, p99 41 ms"
+        begun = started.setdefault(kind, now)
         if done >= total:
             out.write("\r\x1b[K")
-            started.pop(task, None)
+            started.pop(kind, None)
         elif now - last[0] >= every_s:
             last[0] = now
             left = (now - begun) / done * (total - done) if done else None

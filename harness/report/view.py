@@ -1,11 +1,12 @@
 """A run folder as what a page shows: read, checked for what is missing, grouped. Decides nothing.
 
-A pure function of plan.json, run.json, evidence/ and samples/. Files that this package writes, and
+A pure function of plan.json, run.json, evidence/, samples/ and raw/. Files that this package writes, and
 the seal that is made after it, are not read: rendering again gives the same bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import zlib
@@ -115,9 +116,10 @@ _TITLES = {
 
 # Rows of these are looked at one by one; the rest is told by its statistics.
 _WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact", "exact_share"})
-_DRAWN = frozenset({"T8"})  # families whose rows are drawn, whatever the estimand
+_DRAWN = frozenset({"T8", "L3", "L4", "L6", "L7", "K2", "K5"})  # families whose rows are drawn, whatever the estimand
 _NAMED = 8  # in a warning; the tables name all
 _MAX_ROWS_BYTES = 512 * 2**20
+_MAX_RAW_BYTES = 64 * 2**20  # a million requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ class RunView:
     claims: tuple[ClaimView, ...]
     unreadable: tuple[str, ...]  # files that should be evidence and are not
     releases: Mapping[str, Any] = field(default_factory=dict)  # release.json: the verdict on each build
+    raw: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # by digest, what rows of loads were derived from
 
     @property
     def cut_short(self) -> bool:
@@ -302,7 +305,8 @@ def load(run: Path) -> RunView:
     everything = tuple(sorted([*claims, *lost], key=lambda c: _natural(c.id)))
     tier = str(plan.get("tier") or next((c.tier for c in claims if c.tier), ""))
     releases = {name: said for name, said in _mapping(run / evidence.RELEASE).items() if isinstance(said, dict)}
-    return RunView(str(plan.get("lifecycle") or ""), tier, plan, plan_digest, facts, everything, tuple(unreadable), releases)
+    lifecycle = str(plan.get("lifecycle") or "")
+    return RunView(lifecycle, tier, plan, plan_digest, facts, everything, tuple(unreadable), releases, _raw(run, claims))
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:
@@ -371,15 +375,30 @@ def _with_rows(run: Path, claim: ClaimView) -> ClaimView:
 
 
 def _rows(run: Path, named: Mapping[str, Any]) -> tuple[Sample, ...]:
-    """The rows of a sidecar, only if they are the ones the evidence names."""
+    return evidence.rows_from_text(_unpacked(run, named, _MAX_ROWS_BYTES).decode("utf-8", "surrogatepass"))
+
+
+def _raw(run: Path, claims: Iterable[ClaimView]) -> dict[str, bytes]:
+    """What the evidence names and can be read, each once: claims on one load share it."""
+    found: dict[str, bytes] = {}
+    for claim in claims:
+        named = claim.measurement.get("raw") if isinstance(claim.measurement, dict) else None
+        if isinstance(named, dict) and str(named.get("sha256")) not in found:
+            with contextlib.suppress(OSError, EOFError, zlib.error, KeyError, ValueError):
+                found[str(named["sha256"])] = _unpacked(run, named, _MAX_RAW_BYTES)
+    return found
+
+
+def _unpacked(run: Path, named: Mapping[str, Any], most: int) -> bytes:
+    """A sidecar, only if it is the one the evidence names."""
     path = run / str(named["file"])
     if run.resolve() not in path.resolve().parents:
         raise ValueError("outside the run folder")
     unpack = zlib.decompressobj(wbits=31)
-    data = unpack.decompress(path.read_bytes(), _MAX_ROWS_BYTES)  # a sidecar that unpacks without end is no sidecar
+    data = unpack.decompress(path.read_bytes(), most)  # a sidecar that unpacks without end is no sidecar
     if not unpack.eof or evidence.digest(data) != named["sha256"]:
         raise ValueError("changed or too large")
-    return evidence.rows_from_text(data.decode("utf-8", "surrogatepass"))
+    return data
 
 
 def finite(value: Any) -> float | None:

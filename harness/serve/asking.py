@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from harness.engines.sse import Expect, Reply, split
@@ -136,7 +137,7 @@ def identity(target: Target, timeout_s: float = 2.0) -> dict[str, Any] | None:
     with suppress(ValueError, TypeError, KeyError):
         cards = json.loads(body)["data"]
         found["models"] = sorted(str(card["id"]) for card in cards)
-        found["roots"] = sorted({str(card["root"]) for card in cards if card.get("root")})
+        found["roots"] = sorted({PurePath(str(card["root"])).name for card in cards if card.get("root")})
     status, body = _get(target, "/metrics", timeout_s)
     for line in body.decode("utf-8", "replace").splitlines() if status == 200 else ():
         if line.startswith("process_start_time_seconds"):

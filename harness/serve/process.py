@@ -234,7 +234,8 @@ class Server:
 
     def describe(self) -> dict[str, str]:
         """What shaped what it does: command, versions, cores, and how long each stage of its start took."""
-        shown = [each.replace(self._nonce, "NONCE") for each in self.command.argv]
+        program, *rest = self.command.argv  # where they lie is a matter of this machine
+        shown = [Path(program).name, *(each.replace(self._nonce, "NONCE").replace(str(self.spec.model), self.spec.name) for each in rest)]
         stages = {f"start.{name}": f"{seconds:.2f} s" for name, seconds in self.stages}
         versions = {f"version.{name}": version for name, version in self.command.versions.items()}
         return {"engine": self.spec.engine, "argv": json.dumps(shown), "cores": json.dumps(self._cores), **versions, **stages}

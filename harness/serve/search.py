@@ -190,13 +190,11 @@ def _found(probes: Sequence[Probe], rate: float | None, void: str) -> Found:
 def estimate(probes: Sequence[Probe]) -> float | None:
     """The rate at which the share over the limit reaches its bound, by the line of ln share against ln rate through the runs nearest to it.
 
-    Weighted by the requests over the limit; runs with less than half the bound or more than twice say little of the crossing.
+    Weighted by the requests over the limit; runs with none, or with ten times the bound or more, say little of the crossing.
     None where fewer than two rates remain. An estimate, proven by nothing.
     """
     near = [
-        (math.log(p.rate), math.log(p.share / p.bound), p.n * p.share)
-        for p in probes
-        if p.bound and p.share and p.bound / 2 < p.share < 2 * p.bound
+        (math.log(p.rate), math.log(p.share / p.bound), p.n * p.share) for p in probes if p.bound and p.share and p.share < 10 * p.bound
     ]
     weight = math.fsum(w for *_, w in near)
     if len({x for x, *_ in near}) < 2:

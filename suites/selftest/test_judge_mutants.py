@@ -919,7 +919,7 @@ def test_a_run_whose_end_is_slower_than_its_start_holds_nothing() -> None:
 ])  # fmt: skip
 def test_how_much_of_a_change_is_refused(monkeypatch, later: float, p: float, outcome: str) -> None:
     claim = Claim("o", "t", at_most(0.05), estimand="over_limit", slo=1.0)
-    monkeypatch.setattr(steady, "drift", lambda latencies: steady.Drift(later, p, 1.0))
+    monkeypatch.setattr(steady, "drift", lambda latencies: steady.Drift(later, p))
     assert judge(claim, requests(slow_ones(600, 6))).outcome == outcome
 
 
