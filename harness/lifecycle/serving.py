@@ -20,7 +20,8 @@ from harness.engines import open_engine, versions
 from harness.errors import ConfigError, MissingNeed, nearest
 from harness.lifecycle.subjects import RECIPE
 from harness.records import Load
-from harness.serve import commands, expected, hearing, parity, schedule, telemetry, workload
+from harness.serve import commands, hearing, parity, schedule, telemetry, workload
+from harness.serve.expected import Expected, Said, Tolerance, along, tolerance
 from harness.serve.load import run_load
 from harness.serve.process import Attached, Server, ServerSpec, attach
 from harness.serve.target import Target
@@ -54,7 +55,7 @@ class Serving:
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self._running: dict[str, Server | Attached] = {}
-        self._parity: dict[int, parity.Guard] = {}
+        self._parity: dict[Server | Attached, parity.Guard] = {}
 
     # --- what is served -----------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class Serving:
             raise MissingNeed("reference", f"nobody knows what {served.url} serves", how)
         return self._bench.converted_from(served.subject) if served.engine == "llamacpp" else served.subject
 
-    def expected(self, name: str, prompts: Sequence[Prompt]) -> tuple[list[expected.Expected], expected.Tolerance]:
+    def expected(self, name: str, prompts: Sequence[Prompt]) -> tuple[list[Expected], Tolerance]:
         """What the reference says to ``prompts``, token for token, and how much its own rounding moves it. Kept."""
         source, sampling = self._checkpoint(name), self.sampling(name)
         said = {**asdict(sampling), "stop": list(sampling.stop)}
@@ -173,15 +174,15 @@ class Serving:
         def ask() -> dict[str, Any]:
             with contextlib.closing(self.reference(name)) as exact:
                 answers = exact.generate(prompts, sampling=sampling)
-                rows = expected.along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
+                rows = along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
             with contextlib.closing(self.reference(name, "bfloat16")) as served:
-                rounded = expected.along(served, prompts, answers)  # type: ignore[arg-type]
-            return {"exact": [asdict(row) for row in rows], "allowed": expected.tolerance(rows, rounded)._asdict()}
+                rounded = along(served, prompts, answers)  # type: ignore[arg-type]
+            return {"exact": [asdict(row) for row in rows], "allowed": tolerance(rows, rounded)._asdict()}
 
         kept = self._bench.cached("expected", inputs, ask)
-        return [expected.Expected.of(row) for row in kept["exact"]], expected.Tolerance(**kept["allowed"])
+        return [Expected.of(row) for row in kept["exact"]], Tolerance(**kept["allowed"])
 
-    def heard(self, name: str, prompts: Sequence[Prompt], options: Mapping[str, str] | None = None) -> list[hearing.Said]:
+    def heard(self, name: str, prompts: Sequence[Prompt], options: Mapping[str, str] | None = None) -> list[Said]:
         """What the server says to ``prompts``, one after the other, and of the reference's answers to them. Kept."""
         said, _ = self.expected(name, prompts)
         inputs = {**self.inputs(name, options), "prompts": [asdict(p) for p in prompts], "sampling": self.sampling(name).max_tokens}
@@ -190,11 +191,11 @@ class Serving:
             rows = hearing.hear(self.target(name, options), said, max_tokens=self.sampling(name).max_tokens)
             return [asdict(row) for row in rows]
 
-        return [hearing.Said.of(row) for row in self._bench.cached("heard", inputs, ask)]
+        return [Said.of(row) for row in self._bench.cached("heard", inputs, ask)]
 
     def guard(self, name: str, options: Mapping[str, str] | None = None, *, again: bool = False) -> parity.Guard:
         """Whether this very boot is the model: what it says to a few prompts, asked once a boot, or once more."""
-        boot = id(self.server(name, options))
+        boot = self.server(name, options)
         if boot not in self._parity or again:
             try:
                 wanted, allowed = self.expected(name, self.prompts(name, _GUARD))

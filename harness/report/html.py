@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from harness.report import data, failures, figures, judges, mutants, sections, spread
+from harness.report import contrasts, data, failures, figures, judges, mutants, sections, serving, spread
 from harness.report.builds import builds_of
 from harness.report.datasets import datasets_of
 from harness.report.decision import decision
+from harness.report.loads import loads_of
 from harness.report.markup import Html, badge, claim_id, link, said, scroll
 from harness.report.plots import mini
 from harness.report.style import CSS, DATA
@@ -28,7 +29,7 @@ def render(run: RunView) -> str:
     """The page as one string."""
     title = escape(clean(one_line(f"{run.lifecycle or 'run'} · {run.tier or 'tier not known'} · {release(run)}")))
     # Each: the anchor and name of a section, and its content; what is empty is left out.
-    builds, datasets = builds_of(run), datasets_of(run)
+    builds, datasets, loads = builds_of(run), datasets_of(run), loads_of(run)
     parts = [
         ("decision", "Which build", decision(run)),
         ("tradeoff", "Quality against size, speed, memory", figures.tradeoff(builds)),
@@ -44,6 +45,13 @@ def render(run: RunView) -> str:
         ("versus", "Base against tuned", versus(run)),
         ("failures", "Failures", failures.failures(run)),
         ("judges", "Judges", judges.judges(run)),
+        ("servers", "Servers", serving.servers(run)),
+        ("latency", "Latency", serving.latency(run, loads)),
+        ("curve", "Load curve and knee", contrasts.curve(run)),
+        ("timeline", "Over the time of a load", serving.timeline(loads)),
+        ("tails", "What the slow ones cost", serving.tails(loads)),
+        ("arms", "Run against run", contrasts.arms(run)),
+        ("floor", "Noise floor of company", contrasts.floor(run)),
         ("claims", "Claims", _claims(run)),
         ("differences", "Paired differences", figures.differences(run)),
         ("distributions", "Distributions by document", figures.distributions(run)),

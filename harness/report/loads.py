@@ -191,25 +191,21 @@ class Seen:
     @cached_property
     def in_flight(self) -> dict[int, int]:
         """By place in the records: how many other requests were under way when this one was due, by the client's own record."""
-        spans = [_span(r) for r in self.load.records]
-        starts, ends = sorted(a for a, _ in spans), sorted(b for _, b in spans)
-        return {
-            i: bisect_left(starts, due) - bisect_right(ends, due) for i, due in enumerate(r.scheduled / 1000 for r in self.load.records)
-        }
+        starts, ends = self._spans
+        due = [r.scheduled / 1000 for r in self.load.records]
+        return {i: max(0, bisect_left(starts, at) - bisect_right(ends, at)) for i, at in enumerate(due)}
 
-    def under_way(self, at: Iterable[float]) -> list[int]:
-        """How many requests were under way at each of these seconds after the origin."""
-        spans = [_span(r) for r in self.load.records if r.sent is not None]
-        starts, ends = sorted(a for a, _ in spans), sorted(b for _, b in spans)
-        return [bisect_right(starts, 1e6 * t) - bisect_right(ends, 1e6 * t) for t in at]
+    def under_way(self, at: Iterable[float]) -> list[float]:
+        """How many requests were under way at each of these seconds after the origin, by the client's own record."""
+        starts, ends = self._spans
+        return [float(max(0, bisect_right(starts, 1e6 * t) - bisect_right(ends, 1e6 * t))) for t in at]
 
-
-def _span(r: Record) -> tuple[float, float]:
-    """Microseconds after the origin; a request that never ended is under way for good."""
-    due = r.scheduled / 1000
-    if r.sent is None:
-        return due, due
-    return due + r.sent, due + r.end if r.end is not None else math.inf
+    @cached_property
+    def _spans(self) -> tuple[list[float], list[float]]:
+        """Starts and ends in microseconds after the origin; a request that never ended is under way for good."""
+        sent = [(r.scheduled / 1000 + r.sent, r) for r in self.load.records if r.sent is not None]
+        ends = (r.scheduled / 1000 + r.end if r.end is not None else math.inf for _, r in sent)
+        return sorted(start for start, _ in sent), sorted(max(start, end) for (start, _), end in zip(sent, ends, strict=True))
 
 
 def _over(r: Record, each: Objective) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "by_position",
     "forest",
     "line",
+    "mark",
     "mini",
     "quartiles",
     "rect",
@@ -122,7 +123,7 @@ def rect(x: float, y: float, width: float, height: float, kind: str) -> str:
     return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(0.0, width):.1f}" height="{max(0.0, height):.1f}"/>'
 
 
-def _mark(x: float, y: float, outcome: str, size: float = 5) -> str:
+def mark(x: float, y: float, outcome: str, size: float = 5) -> str:
     """A shape per outcome: colour alone would say nothing to some readers and to a printer."""
     kind = f"mark o-{outcome_class(outcome)}"
     if outcome == "holds":
@@ -219,7 +220,7 @@ def _bar(interval: Interval, scale: Scale, y: float) -> list[str]:
         low, high = scale(interval.low), scale(interval.high)
         kind = f"bar o-{outcome_class(interval.outcome)}"
         parts = [line(low, y, high, y, kind), *(line(x, y - 4, x, y + 4, kind) for x in (low, high))]
-    return [*parts, _mark(scale(interval.estimate), y, interval.outcome, 4.5)]
+    return [*parts, mark(scale(interval.estimate), y, interval.outcome, 4.5)]
 
 
 def forest(intervals: Sequence[Interval], title: str) -> str:
@@ -282,7 +283,7 @@ def _strip(strip: Strip, scale: Scale, y: float) -> list[str]:
     body += [rect(low, y - 30, high - low, 60, "box"), line(middle, y - 30, middle, y + 30, "median")]
     body += [line(scale(x), y - 38, scale(x), y + 38, "bound") for x in strip.limits]
     if strip.mean is not None:
-        body.append(_mark(scale(strip.mean), y, "inconclusive", 5).replace("o-inconclusive", "mean"))
+        body.append(mark(scale(strip.mean), y, "inconclusive", 5).replace("o-inconclusive", "mean"))
     return body
 
 

@@ -119,7 +119,7 @@ _WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact", "exact_sha
 _DRAWN = frozenset({"T8", "L3", "L4", "L6", "L7", "K2", "K5"})  # families whose rows are drawn, whatever the estimand
 _NAMED = 8  # in a warning; the tables name all
 _MAX_ROWS_BYTES = 512 * 2**20
-_MAX_RAW_BYTES = 64 * 2**20  # a million requests
+_MAX_RAW_BYTES = 64 * 2**20  # a million requests, in all loads of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,11 +381,13 @@ def _rows(run: Path, named: Mapping[str, Any]) -> tuple[Sample, ...]:
 def _raw(run: Path, claims: Iterable[ClaimView]) -> dict[str, bytes]:
     """What the evidence names and can be read, each once: claims on one load share it."""
     found: dict[str, bytes] = {}
+    room = _MAX_RAW_BYTES
     for claim in claims:
         named = claim.measurement.get("raw") if isinstance(claim.measurement, dict) else None
-        if isinstance(named, dict) and str(named.get("sha256")) not in found:
+        if isinstance(named, dict) and str(named.get("sha256")) not in found and room > 0:
             with contextlib.suppress(OSError, EOFError, zlib.error, KeyError, ValueError):
-                found[str(named["sha256"])] = _unpacked(run, named, _MAX_RAW_BYTES)
+                found[str(named["sha256"])] = data = _unpacked(run, named, room)
+                room -= len(data)
     return found
 
 

@@ -47,7 +47,7 @@ def check(schedule: Schedule) -> Dispersion:
     if found.findings:
         raise ConfigError(
             f"schedule {schedule.kind}: arrival_dispersion: {'; '.join(found.findings)}. Was one random stream repeated, or the "
-            "process mislabelled? A sound process does this for about 2 seeds in 1000: then take the next seed"
+            "process mislabelled? A sound process does this for about 4 seeds in 1000: then take the next seed"
         )
     return found
 

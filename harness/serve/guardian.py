@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
-_LOOK_S, _YOUNG_S, _MAPS_S = 1.0, 0.1, 20.0  # how often to look for new members: later, in the first seconds; at what they map
+_LOOK_S, _YOUNG_S, _MAPS_S = 1.0, 0.1, 5.0  # how often to look for new members: later, in the first seconds; how long for new memory's
 TAG = "HARNESS_SERVER"  # a variable that the whole tree inherits, where it does not overwrite it
 PREFIX = "hs-"  # of the temporary folder of a server
 
@@ -247,7 +247,8 @@ class Guardian:
         self.code: int | None = None
         self.known: dict[tuple[int, int], Process] = {}
         self.shm: set[str] = set()
-        self.looked = self.mapped = self.began = time.monotonic()
+        self.entries: set[str] = set()
+        self.looked = self.began = self.changed = time.monotonic()
         self.commands = b""
         self.poll = select.poll()
         self.wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -309,9 +310,12 @@ class Guardian:
         before = (set(self.known), set(self.shm))
         self.known = {each.id: each for each in now}
         self.looked = time.monotonic()
-        if maps or self.looked - self.mapped > _MAPS_S:
+        entries = set(os.listdir("/dev/shm"))
+        if entries - self.entries:
+            self.changed = self.looked
+        self.entries = entries
+        if maps or self.looked - self.changed < _MAPS_S:  # somebody made one: who, can be told only while it lives
             self.shm |= shared(each.pid for each in now)
-            self.mapped = self.looked
         if (set(self.known), self.shm) != before:
             note(self.order["registry"], self._entry())
         return now

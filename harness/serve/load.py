@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ConfigError, EngineError, MissingNeed
 from harness.progress import Progress
 from harness.records import Flag, Load, Record, pack, unpack
+from harness.serve import dispersion
 from harness.serve.asking import Answer, ask, identity, prepared
 from harness.serve.job import Job, Page
 from harness.serve.shard import mapped
@@ -102,6 +103,7 @@ def _check(schedule: Schedule, workload: Workload, shards: int, limit_s: float) 
         raise ConfigError(f"the workload has {len(workload.order)} requests, the schedule {schedule.requests}: make one for every arrival")
     if not 1 <= shards <= 255 or not limit_s > 0:
         raise ConfigError(f"shards = {shards}, limit_s = {limit_s}: expected 1 to 255 and seconds above 0")
+    dispersion.check(schedule)  # arrivals that are not what they are said to be are not sent at all
 
 
 class _Run:

@@ -139,8 +139,9 @@ def stopped(pids: list[int]) -> None:
 
 
 def starved(pids: list[int]) -> None:
-    """For a second eight loops beside it on the only core that it may use."""
+    """For a second eight loops beside it on the only core that it may use, as of a client that has no right to go first."""
     core = min(os.sched_getaffinity(0))
+    os.sched_setscheduler(pids[0], os.SCHED_OTHER, os.sched_param(0))
     os.sched_setaffinity(pids[0], {core})
     code = f"import os, time; os.sched_setaffinity(0, {{{core}}}); end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
     for each in [subprocess.Popen([sys.executable, "-c", code]) for _ in range(8)]:
@@ -289,9 +290,8 @@ def started(folder: Path, code: str) -> Verdict:
 def dies_before_ready() -> Verdict:
     import tempfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        with pytest.raises(ServerDied, match=r"(?s)exit status 0.*line of the log") as died:
-            started(Path(folder), "print('line of the log'); raise SystemExit(0)")
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(ServerDied, match=r"(?s)exit status 0.*line of the log") as died:
+        started(Path(folder), "print('line of the log'); raise SystemExit(0)")
     return Verdict("not_evaluated", str(died.value).partition(":")[0], str(died.value))
 
 
