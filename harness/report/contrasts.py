@@ -149,7 +149,7 @@ def _drawn(c: ClaimView) -> str:
     blocks = [Block(name, tuple(one["old"]), tuple(one["new"])) for name, one in sorted(found.items())][:_BLOCKS]
     if interval is None or not blocks:
         return ""
-    metric = str(c.measurement.get("metric") or "")
+    metric = str(mapping(c.measurement).get("metric") or "")
     return scroll(paired(blocks, interval, f"{c.id.partition('[')[0]} {', '.join(c.params)}: {metric}"), f"Blocks of {c.id}")
 
 
@@ -197,5 +197,5 @@ def _counts(c: ClaimView) -> tuple[int, ...]:
 
 
 def _noted(c: ClaimView) -> str:
-    kept: Sequence[Any] = c.measurement.get("notes") or ()
+    kept = mapping(c.measurement).get("notes")
     return next((text for text in kept if isinstance(text, str)), "") if isinstance(kept, list) else ""

@@ -103,7 +103,7 @@ def _seconds(text: str) -> float | None:
 def servers_of(run: RunView) -> list[Served]:
     """The servers that claims speak about, in the order of the first; those of controls alone are none."""
     claims = [c for c in run.claims if about_servers(c)]
-    names = dict.fromkeys(c.params[0] for c in claims if c.params and (c.outcome == "lost" or c.measurement.get("subjects")))
+    names = dict.fromkeys(c.params[0] for c in claims if c.params and (c.outcome == "lost" or mapping(c.measurement).get("subjects")))
     return [_served(name, [c for c in claims if c.params[:1] == (name,)]) for name in names]
 
 
@@ -160,7 +160,7 @@ class Seen:
     @property
     def invalid(self) -> list[str]:
         """Why it says nothing, as the header and the measurements of its claims have it."""
-        kept = (self.load.header.get("invalid"), *(c.measurement.get("invalid") for c in self.claims))
+        kept = (self.load.header.get("invalid"), *(mapping(c.measurement).get("invalid") for c in self.claims))
         return list(dict.fromkeys(text for one in kept if isinstance(one, list) for text in one if isinstance(text, str)))
 
     @property

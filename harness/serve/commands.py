@@ -31,7 +31,8 @@ _VLLM_ENV = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_FIRST = {"ignore_eos": True}  # both know it: the first answer is as long as it was asked to be
+# The first answer is as long as it was asked to be; a model that would rather end at once says so in tokens that can be seen.
+_FIRST = {"ignore_eos": True, "skip_special_tokens": False}
 
 
 @dataclass(frozen=True, slots=True)

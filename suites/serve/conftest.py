@@ -11,13 +11,17 @@ from harness.plugin import settings_of
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``server``: each of [serve]; ``spawned``: each that is ours to start and to kill; ``primary``: the first of these,
-    of vLLM where there is one; ``optimised``: each with flags ``against``; ``server, objective``: each with each of its objectives.
+    """``server``: each of [serve]; ``distinct``: the first of each engine and each that runs already, for what an engine does
+    whatever the model; ``spawned``: those of them that are ours to start and to kill; ``primary``: one of these, of vLLM
+    where there is one; ``optimised``: each with flags ``against``; ``server, objective``: each with each of its objectives.
     """
     settings = settings_of(metafunc.config)
-    ours = [name for name, served in settings.serve.items() if served.engine]
+    engines = [served.engine or served.url for served in settings.serve.values()]
+    distinct = [name for i, name in enumerate(settings.serve) if engines.index(engines[i]) == i]
+    ours = [name for name in distinct if settings.serve[name].engine]
     values = {
         "server": tuple(settings.serve),
+        "distinct": distinct,
         "spawned": ours,
         "primary": sorted(ours, key=lambda name: settings.serve[name].engine != "vllm")[:1],
         "optimised": [name for name, served in settings.serve.items() if served.against],

@@ -25,25 +25,25 @@ _WHAT = {
 }
 
 
-def _claim(server: str, group: str) -> Claim:
-    return Claim(f"V1.{group}[{server}]", f"{server}: {_WHAT[group]}", identical())
+def _claim(distinct: str, group: str) -> Claim:
+    return Claim(f"V1.{group}[{distinct}]", f"{distinct}: {_WHAT[group]}", identical())
 
 
 @pytest.mark.parametrize("group", api.GROUPS)
 @pytest.mark.claim(each=_claim)
-def test_the_api_conforms(claim, bench, server, group):
+def test_the_api_conforms(claim, bench, distinct, group):
     def look() -> list[dict]:
-        target = bench.serving.target(server)
+        target = bench.serving.target(distinct)
         try:
             longest = context.advertised(target)
         except MissingNeed:  # nobody knows what is too long for it
             longest = 0
         return api.rows(target, api.checks(target.model, keyed=bool(target.key), context=longest))
 
-    rows = bench.cached("api", {**bench.serving.inputs(server), "asked": api.RECIPE}, look)
+    rows = bench.cached("api", {**bench.serving.inputs(distinct), "asked": api.RECIPE}, look)
     if group == "auth" and not any(row["group"] == group for row in rows):
-        raise MissingNeed("key", f"{server} was given no key, so nobody knows whether it asks for one", "OPENAI_API_KEY, set to its key")
-    measured = Measurement("violations", api.samples(rows, group), (bench.serving.subject(server),))
+        raise MissingNeed("key", f"{distinct} was given no key, so nobody knows whether it asks for one", "OPENAI_API_KEY, set to its key")
+    measured = Measurement("violations", api.samples(rows, group), (bench.serving.subject(distinct),))
     claim.check(measured, controls=[_clean(group), *(make(group) for make in _BROKEN[group])])
 
 

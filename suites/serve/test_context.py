@@ -21,22 +21,22 @@ pytestmark = pytest.mark.serve
 # --- the edge -----------------------------------------------------------------------------------------
 
 
-def _edge_claim(server: str) -> Claim:
+def _edge_claim(distinct: str) -> Claim:
     text = "the advertised context can be filled to its last token; one more is refused with 400, and the server answers as before"
-    return Claim(f"V6.edge[{server}]", f"{server}: {text}", identical())
+    return Claim(f"V6.edge[{distinct}]", f"{distinct}: {text}", identical())
 
 
 @pytest.mark.claim(each=_edge_claim)
-def test_the_edge_of_the_context_is_where_it_is_said_to_be(claim, bench, server):
+def test_the_edge_of_the_context_is_where_it_is_said_to_be(claim, bench, distinct):
     def look() -> dict:
-        target = bench.serving.target(server)
+        target = bench.serving.target(distinct)
         length = context.advertised(target)
         return {"context": length, "rows": context.edge(target, length)}
 
-    found = bench.cached("edge", {**bench.serving.inputs(server), "asked": context.RECIPE}, look)
+    found = bench.cached("edge", {**bench.serving.inputs(distinct), "asked": context.RECIPE}, look)
     rows = context.edge_samples(found["rows"], found["context"])
     claim.check(
-        Measurement("edge", rows, (bench.serving.subject(server),), {"context": found["context"]}),
+        Measurement("edge", rows, (bench.serving.subject(distinct),), {"context": found["context"]}),
         controls=[
             Control("A/A: a stub that knows its edge", controls.HOLDS, _edge()),
             Control("planted: advertises more than it takes", controls.FAILS, _edge(said=320)),
@@ -66,9 +66,9 @@ def _cutting(target, request, *, limit_s=60.0) -> Reply:
 # --- depth --------------------------------------------------------------------------------------------
 
 
-def _depth_claim(server: str) -> Claim:
+def _depth_claim(distinct: str) -> Claim:
     text = "asked for a sentence buried anywhere in a full context it says what the reference says, or what that finds as likely"
-    return Claim(f"V6.depth[{server}]", f"{server}: {text}", identical())
+    return Claim(f"V6.depth[{distinct}]", f"{distinct}: {text}", identical())
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,13 @@ class _Reading:
 
 
 @pytest.mark.claim(each=_depth_claim)
-def test_the_context_is_read_at_every_depth(claim, bench, server):
-    inputs = {**bench.serving.inputs(server), "asked": context.RECIPE}
+def test_the_context_is_read_at_every_depth(claim, bench, distinct):
+    inputs = {**bench.serving.inputs(distinct), "asked": context.RECIPE}
 
     def look() -> dict:
-        target = bench.serving.target(server)
+        target = bench.serving.target(distinct)
         length = context.advertised(target)
-        with contextlib.closing(bench.serving.reference(server)) as reference:
+        with contextlib.closing(bench.serving.reference(distinct)) as reference:
             asked = context.needles(length - 16, lambda text: len(reference.tokenize(text)))
             said = context.say(target, asked, reference.tokenize)
             reading = _read(reference, asked, said)
@@ -103,8 +103,9 @@ def test_the_context_is_read_at_every_depth(claim, bench, server):
     rows = context.depth_samples(asked, found["said"], found["texts"], found["nats"], margins.DEPTH_TIE)
     retrieved = sum(row.detail["retrieved"] for row in rows)
     note = f"{retrieved} of {len(rows)} sentences were found; the reference finds {sum(r.detail['reference_retrieves'] for r in rows)}"
+    conditions = {"context": found["length"], "tie": margins.DEPTH_TIE}
     claim.check(
-        Measurement("depth", rows, (bench.serving.subject(server),), {"context": found["length"], "tie": margins.DEPTH_TIE}, notes=(note,)),
+        Measurement("depth", rows, (bench.serving.subject(distinct),), conditions, notes=(note,)),
         controls=[
             Control("A/A: a stub that reads all of it", controls.HOLDS, _depth()),
             Control("planted: wrong about what lies at the beginning", controls.FAILS, _depth({"what": "wrong_tokens"})),

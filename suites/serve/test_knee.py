@@ -12,17 +12,17 @@ from suites.serve import margins, runs
 pytestmark = pytest.mark.serve
 
 
-def _ceiling_claim(server: str) -> Claim:
-    text = f"up to its knee, which is found on other runs, {server} gains by more at once: tokens a second at the knee against half of it"
-    return Claim(f"L3.ceiling[{server}]", text, at_least(knee.GROWS), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_GROWTH)
+def _ceiling_claim(distinct: str) -> Claim:
+    text = f"up to its knee, which is found on other runs, {distinct} gains by more at once: tokens a second at the knee against half of it"
+    return Claim(f"L3.ceiling[{distinct}]", text, at_least(knee.GROWS), estimand="run_ratio", min_n=4, expected=margins.EXPECTED_GROWTH)
 
 
 @pytest.mark.claim(each=_ceiling_claim)
-def test_it_gains_up_to_its_knee(claim, bench, server):
-    found = runs.ladder(bench, server, margins.LADDER)
+def test_it_gains_up_to_its_knee(claim, bench, distinct):
+    found = runs.ladder(bench, distinct, margins.LADDER)
     at, same = found["knee"], _stub(bench)
     claim.check(
-        _measured(bench, server, found, at // 2, at),
+        _measured(bench, distinct, found, at // 2, at),
         controls=[
             Control("the stub with four seats, from 2 to 4", controls.HOLDS, _of_stub(same, 2, 4)),
             Control("planted in the stub: from 4 to 8 no seat is left", controls.FAILS, _of_stub(same, 4, 8)),
@@ -30,17 +30,17 @@ def test_it_gains_up_to_its_knee(claim, bench, server):
     )
 
 
-def _saturated_claim(server: str) -> Claim:
-    text = f"beyond its knee {server} gains little by more at once: tokens a second at twice the knee against the knee"
-    return Claim(f"L3.saturated[{server}]", text, at_most(knee.STOPS), estimand="run_ratio", min_n=4, expected=1.0)
+def _saturated_claim(distinct: str) -> Claim:
+    text = f"beyond its knee {distinct} gains little by more at once: tokens a second at twice the knee against the knee"
+    return Claim(f"L3.saturated[{distinct}]", text, at_most(knee.STOPS), estimand="run_ratio", min_n=4, expected=1.0)
 
 
 @pytest.mark.claim(each=_saturated_claim)
-def test_beyond_it_gains_little(claim, bench, server):
-    found = runs.ladder(bench, server, margins.LADDER)
+def test_beyond_it_gains_little(claim, bench, distinct):
+    found = runs.ladder(bench, distinct, margins.LADDER)
     at, same = found["knee"], _stub(bench)
     claim.check(
-        _measured(bench, server, found, at, 2 * at),
+        _measured(bench, distinct, found, at, 2 * at),
         controls=[
             Control("the stub with four seats, from 4 to 8", controls.HOLDS, _of_stub(same, 4, 8)),
             Control("planted in the stub: from 2 to 4 there are seats", controls.FAILS, _of_stub(same, 2, 4)),
@@ -52,7 +52,7 @@ def _stub(bench):
     return runs.stub_ladder(runs.SATURATING, (2, 4, 8), bench.tier.blocks)
 
 
-def _measured(bench, server, found, low, high) -> Measurement:
+def _measured(bench, distinct, found, low, high) -> Measurement:
     """The runs at two rungs. The whole curve stands in the conditions, for whoever draws it."""
     about = {
         "knee": found["knee"], "step": [low, high], "rule": {"grows": knee.GROWS, "stops": knee.STOPS},
@@ -61,7 +61,7 @@ def _measured(bench, server, found, low, high) -> Measurement:
         "at_once": {str(c): knee.together(found["confirm"], c) for c in sorted({row["concurrency"] for row in found["confirm"]})},
     }  # fmt: skip
     causes = tuple(sorted({cause for row in found["confirm"] for cause in row["invalid"][:1]}))
-    subject = (bench.serving.subject(server),)
+    subject = (bench.serving.subject(distinct),)
     return Measurement("tokens_per_second", knee.step(found["confirm"], low, high), subject, about, tuple(found["invalid"]), causes)
 
 
@@ -81,18 +81,18 @@ _LIMITED = {
 }
 
 
-def _bottleneck_claim(server: str) -> Claim:
-    text = f"what keeps {server} from gaining beyond its knee is named by its own telemetry: client, network, cache, queue or engine"
-    return Claim(f"L3.bottleneck[{server}]", text, identical())
+def _bottleneck_claim(distinct: str) -> Claim:
+    text = f"what keeps {distinct} from gaining beyond its knee is named by its own telemetry: client, network, cache, queue or engine"
+    return Claim(f"L3.bottleneck[{distinct}]", text, identical())
 
 
 @pytest.mark.claim(each=_bottleneck_claim)
-def test_what_stops_it_is_named(claim, bench, server):
-    found = runs.ladder(bench, server, margins.LADDER)
+def test_what_stops_it_is_named(claim, bench, distinct):
+    found = runs.ladder(bench, distinct, margins.LADDER)
     at = found["knee"]
     named = _named(found["confirm"], at)
     claim.check(
-        _row(server, named, bool(named.name), (bench.serving.subject(server),), {"knee": at}, tuple(found["invalid"])),
+        _row(distinct, named, bool(named.name), (bench.serving.subject(distinct),), {"knee": at}, tuple(found["invalid"])),
         controls=[_planted(limit, service) for limit, service in _LIMITED.items()],
     )
 

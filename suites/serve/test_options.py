@@ -19,17 +19,17 @@ _WHAT = {
 }
 
 
-def _claim(server: str, group: str) -> Claim:
-    return Claim(f"V5.{group}[{server}]", f"{server}: {_WHAT[group]} have an effect or are refused", identical())
+def _claim(distinct: str, group: str) -> Claim:
+    return Claim(f"V5.{group}[{distinct}]", f"{distinct}: {_WHAT[group]} have an effect or are refused", identical())
 
 
 @pytest.mark.parametrize("group", options.GROUPS)
 @pytest.mark.claim(each=_claim)
-def test_no_option_is_ignored(claim, bench, server, group):
+def test_no_option_is_ignored(claim, bench, distinct, group):
     rows = bench.cached(
-        "options", {**bench.serving.inputs(server), "asked": options.RECIPE}, lambda: options.rows(bench.serving.target(server))
+        "options", {**bench.serving.inputs(distinct), "asked": options.RECIPE}, lambda: options.rows(bench.serving.target(distinct))
     )
-    measured = Measurement("ignored_options", api.samples(rows, group), (bench.serving.subject(server),))
+    measured = Measurement("ignored_options", api.samples(rows, group), (bench.serving.subject(distinct),))
     claim.check(
         measured, controls=[Control("A/A: a stub that knows or refuses", controls.HOLDS, _rows(group)), *map(_ignoring, _IGNORED[group])]
     )
