@@ -17,9 +17,9 @@ from harness.records import Load
 from harness.serve import command_table as table
 from harness.serve import slo
 from harness.serve.command_asked import Asked, Parity, numbers, schedule, target, workload
-from harness.serve.dispersion import check
 from harness.serve.load import Ran, run_load
 from harness.serve.schedule import Schedule
+from harness.serve.schedule.dispersion import check
 from harness.serve.search import max_rate, together
 from harness.serve.target import Target
 from harness.serve.workload import Workload, replay

@@ -34,7 +34,7 @@ from harness.serve.attached import Attached, attach
 from harness.serve.load import ask
 from harness.serve.probe import PROBE_S, escaped, get, listening, model_names
 from harness.serve.target import Target
-from harness.serve.usage import tree_pss
+from harness.serve.telemetry.usage import tree_pss
 
 __all__ = ["Attached", "Server", "ServerDied", "ServerSpec", "StopReport", "attach"]
 

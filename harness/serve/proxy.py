@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import ConfigError, EngineError, nearest
-from harness.serve.stub_plan import uniform
+from harness.serve.stub.plan import uniform
 from harness.serve.target import Target
 
 __all__ = ["WHATS", "Fault", "Passage", "Proxy"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness.errors import ConfigError
-from harness.serve import draws
+from harness.serve.schedule import draws
 from harness.types import Outcome, Verdict
 
 __all__ = ["Found", "Probe", "Wanted", "estimate", "grid", "max_rate", "searching", "together"]

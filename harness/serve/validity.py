@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.records import METRICS, Load, Objective, objectives
-from harness.serve.dispersion import dispersion
 from harness.serve.schedule import Schedule
+from harness.serve.schedule.dispersion import dispersion
 
 __all__ = ["late", "promised", "remarks", "unmeasurable", "validity"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.serve.exchange import Reply, Request, Send, exchange, post
-from harness.serve.stub_answers import render
+from harness.serve.stub.answers import render
 from harness.serve.target import Target
 
 # What the stub does; whatever else it is asked for has no effect there.

@@ -21,7 +21,7 @@ Layer = Callable[[Target, Mapping[str, Any], float], str | None]
 
 
 def client(target: Target, body: Mapping[str, Any], limit_s: float) -> str | None:
-    """harness.serve.client, by the rule of harness.engines.sse."""
+    """harness.serve.load.client, by the rule of harness.engines.sse."""
     answer = ask(target, [body], limit_s=limit_s)[0]
     return answer.text if answer.complete else None
 

@@ -10,7 +10,7 @@ import pytest
 from harness import Claim, Control, Measurement, identical
 from harness.serve import context, stub
 from harness.serve.exchange import Reply, exchange
-from harness.serve.stub_answers import answer, tokenize
+from harness.serve.stub.answers import answer, tokenize
 from harness.types import Prompt, Sampling, Scored
 from suites import controls
 from suites.serve import doubles, margins

@@ -11,9 +11,9 @@ import pytest
 from harness import Claim, Control, Measurement, Sample, at_most, identical
 from harness.plugin import settings_of
 from harness.serve import memory
-from harness.serve.exposition import parse
 from harness.serve.load import ask
 from harness.serve.process import Server
+from harness.serve.telemetry.exposition import parse
 from suites import controls
 from suites.serve import ends, margins
 

@@ -16,7 +16,7 @@ from harness.serve import consistency, stub
 from harness.serve.exchange import CHAT
 from harness.serve.load import ask
 from harness.serve.proxy import Fault, Proxy
-from harness.serve.stub_answers import answer
+from harness.serve.stub.answers import answer
 from harness.types import Prompt
 from suites import controls
 from suites.serve import doubles, layers, margins

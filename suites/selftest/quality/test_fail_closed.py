@@ -31,8 +31,8 @@ from harness.errors import ConfigError, MissingNeed
 from harness.judge import judge
 from harness.records import Load, Objective, objective
 from harness.serve import floor, hearing, load, parity, schedule, slo, stub, workload
-from harness.serve.dispersion import check
 from harness.serve.process import Server, ServerDied, ServerSpec
+from harness.serve.schedule.dispersion import check
 from harness.serve.target import Target
 from harness.types import Claim, Measurement, Sampling, Verdict
 from suites.selftest.quality.conftest import TABLES

@@ -107,7 +107,7 @@ def add_blocks(run: Folder, server: str) -> None:
     run.add(claim, blocks.measurement(rows, "tokens_s", WHO, about), controls=[same])
 
 
-def add_company(run: Folder, server: str, kinds: Mapping[int, tuple[int, int]] = {2: (1, 0), 8: (9, 1)}) -> None:  # noqa: B006
+def add_company(run: Folder, server: str, kinds: Mapping[int, tuple[int, int]] = {2: (1, 0), 8: (9, 1)}) -> None:
     for at, (ties, errors) in kinds.items():
         said = ["tie"] * ties + ["error"] * errors + ["same"] * (60 - ties - errors)
         rows = tuple(Sample(f"p{i}", float(kind == "error"), detail={"kind": kind, "text": "x"}) for i, kind in enumerate(said))

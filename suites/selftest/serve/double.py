@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from harness.serve import stub_answers
+from harness.serve.stub import answers as stub_answers
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
 
 _SIZE = 50_000  # ids of a stub lie below

@@ -8,7 +8,7 @@ from harness.errors import MissingNeed
 from harness.serve import consistency, context, options
 from harness.serve.exchange import TEXT, Reply, exchange, post
 from harness.serve.stub import start
-from harness.serve.stub_answers import answer, tokenize
+from harness.serve.stub.answers import answer, tokenize
 from harness.types import Prompt
 from suites.serve import doubles, layers, test_options, test_stream
 

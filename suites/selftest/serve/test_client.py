@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from harness.serve.job import Page
 from harness.serve.load import ask
+from harness.serve.load.job import Page
 from harness.serve.stub import answer, start
 from harness.serve.target import Target
 
@@ -228,7 +228,7 @@ def test_connections_are_used_again_but_not_when_they_rested(stub, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect_ex", lambda self, address: opened.append(1) or connect(self, address))
     assert all(one.complete for one in ask(server.target, [CHAT] * 20, concurrency=2))
     assert len(opened) == 2
-    monkeypatch.setattr("harness.serve.client._IDLE_NS", 0)
+    monkeypatch.setattr("harness.serve.load.client._IDLE_NS", 0)
     assert all(one.complete for one in ask(server.target, [CHAT] * 5))
     assert len(opened) == 2 + 5, "the server may be about to close what rested: a request could be lost to that"
 

@@ -16,8 +16,7 @@ from scipy import integrate, stats
 
 from harness.errors import ConfigError
 from harness.records import Flag
-from harness.serve import draws, rates
-from harness.serve.schedule import Schedule, check, closed, constant, dispersion, gamma, poisson, ramp, trace
+from harness.serve.schedule import Schedule, check, closed, constant, dispersion, draws, gamma, poisson, ramp, rates, trace
 from suites.selftest.quality.simulate import most
 
 pytestmark = pytest.mark.selftest

@@ -87,7 +87,7 @@ def test_a_void_run_decides_nothing_in_either_direction() -> None:
 
 def test_an_objective_that_applies_to_too_few_voids_its_own_claim() -> None:
     tpot = objective("tpot_p95", "20ms")
-    load = Made(change=dict.fromkeys(range(52, 450, 4), {"tokens": 1})).load()
+    load = Made(change={turn: {"tokens": 1} for turn in range(52, 450, 4)}).load()
     assert judge(slo.limit_claim(tpot, "s"), slo.measurement(load, tpot)).reason == "objective_unmeasurable"
     assert judge(slo.limit_claim(TTFT, "s"), slo.measurement(load, TTFT)).outcome == "holds"
     assert judge(slo.goodput_claim(0.95, "s"), slo.goodput(load)).outcome == "holds"  # the other limits apply

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from harness.engines import sse
 from harness.engines.sse import Expect, completeness, split
 from harness.records import CAUSES, OUTCOMES
-from harness.serve.http1 import Response
+from harness.serve.load.http1 import Response
 
 pytestmark = pytest.mark.selftest
 EXACT = settings(derandomize=True, deadline=None, max_examples=150)

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engines.sse import Expect, completeness, split
-from harness.serve.exposition import parse as metrics_of
 from harness.serve.stub import answer, sojourns, start, true_quantile
-from harness.serve.stub_answers import logprob, pieces, render, token_id, tokenize
-from harness.serve.stub_engine import Engine
-from harness.serve.stub_plan import Plan, uniform
-from harness.serve.stub_request import wanted
-from harness.serve.stub_script import frames, whole
+from harness.serve.stub.answers import logprob, pieces, render, token_id, tokenize
+from harness.serve.stub.engine import Engine
+from harness.serve.stub.plan import Plan, uniform
+from harness.serve.stub.request import wanted
+from harness.serve.stub.script import frames, whole
+from harness.serve.telemetry.exposition import parse as metrics_of
 
 pytestmark = pytest.mark.selftest
 

@@ -16,7 +16,7 @@ import pytest
 from harness.engines.sse import Expect, completeness, split
 from harness.errors import ConfigError, EngineError
 from harness.serve.stub import answer, start
-from harness.serve.stub_plan import FAULTS, Fault, Plan
+from harness.serve.stub.plan import FAULTS, Fault, Plan
 from suites.selftest.serve.test_stub import STREAM, ask, get, metric, texts, until
 
 pytestmark = pytest.mark.selftest
@@ -371,7 +371,7 @@ def _zombie(pid):
 
 
 def test_it_starts_light(tmp_path):
-    code = "import sys, harness.serve.stub, harness.serve.stub_server; print(*sys.modules)"
+    code = "import sys, harness.serve.stub, harness.serve.stub.server; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
     assert loaded.isdisjoint({"asyncio", "numpy", "torch", "aiohttp", "uvloop", "msgspec", "http.client", "email", "ssl"})
 

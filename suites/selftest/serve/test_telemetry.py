@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import EngineError
-from harness.serve.exposition import BYTES, parse
 from harness.serve.target import Target
 from harness.serve.telemetry import COUNTERS, Scrape, Watch, idle, increase, resets, scrape, summary, timeline
-from harness.serve.usage import descendants, loopback, tree_cpu, tree_pss
+from harness.serve.telemetry.exposition import BYTES, parse
+from harness.serve.telemetry.usage import descendants, loopback, tree_cpu, tree_pss
 
 pytestmark = pytest.mark.selftest
 

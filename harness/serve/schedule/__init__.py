@@ -5,7 +5,8 @@
     trace                      recorded instants, gaps kept
     closed                     so many at once: the server throttles its own load, so nothing is said of a rate
 
-Warm-up and cool-down are arrivals of the same process outside the window. ``check`` it before it is used (``harness.serve.dispersion``).
+Warm-up and cool-down are arrivals of the same process outside the window. ``check`` it before it is used
+(``harness.serve.schedule.dispersion``).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any, Literal
 
 from harness.errors import ConfigError
 from harness.records import Flag
-from harness.serve import draws, rates
-from harness.serve.dispersion import Dispersion, check, dispersion
+from harness.serve.schedule import draws, rates
+from harness.serve.schedule.dispersion import Dispersion, check, dispersion
 
 __all__ = [
     "Dispersion",

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from harness.serve.stub_answers import logprob, pieces, token_id, top
-from harness.serve.stub_plan import Fault, Plan
-from harness.serve.stub_request import Refused, Wanted
-from harness.serve.stub_wire import head
+from harness.serve.stub.answers import logprob, pieces, token_id, top
+from harness.serve.stub.plan import Fault, Plan
+from harness.serve.stub.request import Refused, Wanted
+from harness.serve.stub.wire import head
 
 __all__ = ["Fast", "Step", "plain", "write"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.serve.stub_answers import VOCABULARY, pieces, render, token_id, tokenize
-from harness.serve.stub_plan import Fault, Plan
+from harness.serve.stub.answers import VOCABULARY, pieces, render, token_id, tokenize
+from harness.serve.stub.plan import Fault, Plan
 
 __all__ = ["Refused", "Wanted", "parse", "prompt_text", "wanted"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.engines.sse import Reply, loads
 from harness.records import RECORD, Record, pack
-from harness.serve.client import Shard
-from harness.serve.job import Job, Page, Taken
+from harness.serve.load.client import Shard
+from harness.serve.load.job import Job, Page, Taken
 
 __all__ = ["mapped", "shard_main"]
 

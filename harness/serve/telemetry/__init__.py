@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from harness.errors import EngineError
-from harness.serve.exposition import BYTES, parse
 from harness.serve.target import Target
-from harness.serve.usage import descendants, loopback, tree_cpu, tree_pss
+from harness.serve.telemetry.exposition import BYTES, parse
+from harness.serve.telemetry.usage import descendants, loopback, tree_cpu, tree_pss
 
 __all__ = [
     "COUNTERS",

@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.serve.stub_engine import Engine
-from harness.serve.stub_plan import Plan
+from harness.serve.stub.engine import Engine
+from harness.serve.stub.plan import Plan
 
 __all__ = ["E2E_EDGES", "TTFT_EDGES", "Histogram", "Metrics"]
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from harness.engines.sse import Reply
 from harness.records import Record
-from harness.serve.job import Job, Page, Taken, judged
+from harness.serve.load.job import Job, Page, Taken, judged
 
 __all__ = ["Shard"]
 

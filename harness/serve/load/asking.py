@@ -14,8 +14,8 @@ from typing import Any
 from harness.engines.sse import Expect, Reply, split
 from harness.errors import EngineError
 from harness.records import Record
-from harness.serve.client import Shard
-from harness.serve.job import Job, Taken, resolve
+from harness.serve.load.client import Shard
+from harness.serve.load.job import Job, Taken, resolve
 from harness.serve.target import Target
 
 __all__ = ["Answer", "ask", "identity", "prepared"]

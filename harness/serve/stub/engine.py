@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 from harness.errors import ConfigError
-from harness.serve.stub_plan import Plan, Service, normal
+from harness.serve.stub.plan import Plan, Service, normal
 
 __all__ = ["Engine", "Work", "service_time", "sojourns", "true_quantile"]
 

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError
-from harness.serve import draws, schedule
-from harness.serve.bodies import Form, Lengths, empty, fixed, listed, lognormal, serialised, uniform, words
+from harness.serve import schedule
+from harness.serve.schedule import draws
+from harness.serve.workload.bodies import Form, Lengths, empty, fixed, listed, lognormal, serialised, uniform, words
 from harness.types import Prompt
 
 __all__ = [

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ConfigError, EngineError, MissingNeed
 from harness.progress import Progress
 from harness.records import Flag, Load, Record, pack, unpack
-from harness.serve import dispersion
-from harness.serve.asking import Answer, ask, identity, prepared
-from harness.serve.job import Job, Page
-from harness.serve.shard import mapped
+from harness.serve.load.asking import Answer, ask, identity, prepared
+from harness.serve.load.job import Job, Page
+from harness.serve.load.shard import mapped
+from harness.serve.schedule.dispersion import check
 from harness.serve.target import Target
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _check(schedule: Schedule, workload: Workload, shards: int, limit_s: float) 
         raise ConfigError(f"the workload has {len(workload.order)} requests, the schedule {schedule.requests}: make one for every arrival")
     if not 1 <= shards <= 255 or not limit_s > 0:
         raise ConfigError(f"shards = {shards}, limit_s = {limit_s}: expected 1 to 255 and seconds above 0")
-    dispersion.check(schedule)  # arrivals that are not what they are said to be are not sent at all
+    check(schedule)  # arrivals that are not what they are said to be are not sent at all
 
 
 class _Run:
@@ -180,11 +180,11 @@ class _Run:
         return job
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with open(self.scratch / f"log-{job.shard}", "wb") as log:
             child = subprocess.Popen(
-                [sys.executable, "-c", "from harness.serve.shard import shard_main; shard_main()"],
+                [sys.executable, "-c", "from harness.serve.load.shard import shard_main; shard_main()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ConfigError
-from harness.serve import draws, rates
+from harness.serve.schedule import draws, rates
 
 if TYPE_CHECKING:
     from harness.serve.schedule import Schedule

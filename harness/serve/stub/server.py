@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.serve.stub_answers import token_id, tokenize
-from harness.serve.stub_engine import Engine
-from harness.serve.stub_metrics import Metrics
-from harness.serve.stub_plan import Fault, Plan
-from harness.serve.stub_request import Refused, parse, prompt_text, wanted
-from harness.serve.stub_script import Fast, Step, plain, write
-from harness.serve.stub_wire import Connection, Loop, Request, now
+from harness.serve.stub.answers import token_id, tokenize
+from harness.serve.stub.engine import Engine
+from harness.serve.stub.metrics import Metrics
+from harness.serve.stub.plan import Fault, Plan
+from harness.serve.stub.request import Refused, parse, prompt_text, wanted
+from harness.serve.stub.script import Fast, Step, plain, write
+from harness.serve.stub.wire import Connection, Loop, Request, now
 
 __all__ = ["Server"]
 

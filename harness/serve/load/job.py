@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.engines.sse import Expect, Reply, completeness
 from harness.records import Flag, Record
-from harness.serve.http1 import Response
+from harness.serve.load.http1 import Response
 
 __all__ = ["Job", "Page", "Taken", "judged", "resolve"]
 

@@ -40,9 +40,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, EngineError
-from harness.serve.stub_answers import answer
-from harness.serve.stub_engine import sojourns, true_quantile
-from harness.serve.stub_plan import Plan
+from harness.serve.stub.answers import answer
+from harness.serve.stub.engine import sojourns, true_quantile
+from harness.serve.stub.plan import Plan
 from harness.serve.target import Target
 
 __all__ = ["Stub", "answer", "main", "sojourns", "start", "true_quantile"]
@@ -160,8 +160,8 @@ def start(plan: Mapping[str, Any], *, truth: Path | None = None) -> Stub:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM, SIGINT or the end of ``--owner``. 2 for a wrong plan or a port that is taken."""
-    from harness.serve.stub_server import Server
-    from harness.serve.stub_wire import Loop, listen, watch_owner
+    from harness.serve.stub.server import Server
+    from harness.serve.stub.wire import Loop, listen, watch_owner
 
     parser = argparse.ArgumentParser(prog="python -m harness.serve.stub", description="a scripted server with ground truth: a test double")
     parser.add_argument("--plan", type=Path, required=True, help="JSON: service, seed, faults, model, names, context, key")
@@ -197,7 +197,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     loop.run()
     server.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
