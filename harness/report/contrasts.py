@@ -68,11 +68,10 @@ def _knee_text(claims: Mapping[str, ClaimView]) -> str:
     band = knee_of(claims)
     if band is None:
         return "No knee is told."
-    up, beyond = (claims.get(name) for name in ("ceiling", "saturated"))
-    shown = [
-        f"it gains up to {band[0]:g} {'(shown)' if up and up.outcome == 'holds' else '(not shown)'}",
-        f"and little from there to {band[1]:g} {'(shown)' if beyond and beyond.outcome == 'holds' else '(not shown)'}",
-    ]
+    up, beyond = (name in claims and claims[name].outcome == "holds" for name in ("ceiling", "saturated"))
+    words = {True: "shown", False: "not shown"}
+    shown = f"it gains up to {band[0]:g} ({words[up]}), and little from there to {band[1]:g} ({words[beyond]})"
+    shown += f": the knee lies in [{band[0]:g}, {band[1]:g})" if up and beyond else ""
     named = claims.get("bottleneck")
     detail = next((s.detail for s in named.samples), {}) if named else {}
     why = (
@@ -80,7 +79,7 @@ def _knee_text(claims: Mapping[str, ClaimView]) -> str:
         if detail
         else ""
     )
-    return f"Knee at <strong>{band[0]:g}</strong> requests at once: {' '.join(shown)}.{why}"
+    return f"Knee at <strong>{band[0]:g}</strong> requests at once: {shown}.{why}"
 
 
 def _rung(c: ClaimView) -> str:

@@ -59,8 +59,9 @@ class Served:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the packages that make up the engine."""
-        return _under(self.about, "version.")
+        """Of the packages that make up the engine, the one named like it first."""
+        kept, name = _under(self.about, "version."), self.engine[:5]
+        return dict(sorted(kept.items(), key=lambda pair: (not pair[0].startswith(name), pair[0])))
 
     @property
     def stages(self) -> dict[str, str]:

@@ -53,15 +53,14 @@ def tail(shown: Tail, title: str) -> str:
     """
     top, bottom = 30.0, 240.0
     n = max(1, shown.n)
-    least = min([0.5 / n, *(x / 2 for each in shown.limits for x in (each.share, each.low or each.share) if x > 0)])
-    up = Scale(max(1e-6, least), 1.0, bottom, top, log=True)
+    up = Scale(max(1e-6, min([0.5 / n, *(each.share / 2 for each in shown.limits)])), 1.0, bottom, top, log=True)
     across = scale_over([*(max(1e-6, v) for v in shown.values), *(each.at for each in shown.limits)], _LEFT, _RIGHT, log=True)
     body = [text_at(4, 14, one_line(title, 48), "title"), *x_axis(across, top, bottom, "seconds"), *_shares(up)]
     for each in shown.limits:
         body += _corner(each, across, up, bottom)
     body += _falling(shown, across, up, bottom)
     for row, each in enumerate(shown.limits):
-        body += [*_seen(each, across, up), *_named(each, across, top + 12 + 14 * row)]
+        body += [*_seen(each, across, up), *_named(each, across, bottom - 8 - 14 * row)]
     said = "; ".join(f"{e.name} at {number(e.at)} s: {e.seen:.2%} over, {e.share:.2%} allowed, {e.outcome}" for e in shown.limits)
     gone = f", {shown.failed} failed" if shown.failed else ""
     return svg(_WIDTH, bottom + 42, f"{title}: share of {shown.n} requests that were slower{gone}. {said}", body, "half")
@@ -91,7 +90,7 @@ def _falling(shown: Tail, across: Scale, up: Scale, bottom: float) -> list[str]:
         points.append((across.end, points[-1][1] if done else up(1.0)))
         x, y = points[-1]
         parts = [line(x - 5, y - 5, x + 5, y + 5, "strike wrong"), line(x - 5, y + 5, x + 5, y - 5, "strike wrong")]
-        parts.append(text_at(x - 8, y - 6, f"{shown.failed} failed", "label", "end"))
+        parts.append(text_at(x - 8, y + 16, f"{shown.failed} failed", "label", "end"))
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return [f'<polyline class="curve c0" points="{path}"/>', *parts]
 
@@ -111,8 +110,9 @@ def _seen(each: Limit, across: Scale, up: Scale) -> list[str]:
 
 
 def _named(each: Limit, across: Scale, y: float) -> list[str]:
+    """Below the line, which falls to the right: there is room at the left."""
     x, text = across(each.at), f"{each.name} ≤ {number(each.at)} s"
-    left = x > (across.start + across.end) / 2
+    left = x > across.start + 110
     return [text_at(x - 5 if left else x + 5, y, text, "tick", "end" if left else "start")]
 
 
@@ -193,8 +193,7 @@ def knee_curve(
     rows: Sequence[Line], dots: Sequence[tuple[float, float]], band: tuple[float, float] | None, title: str, *, log: bool = False
 ) -> str:
     """Lines over requests at once (doubling), single runs as dots; shaded: where the knee lies."""
-    top = 30.0 + 15.0 * len(rows)
-    bottom = top + 190.0
+    top, bottom = 75.0, 265.0
     over = [x for one in rows for x, _ in one.points] + [x for x, _ in dots]
     values = [v for one in rows for _, v in one.points if v > 0] + [v for _, v in dots if v > 0]
     across = Scale(max(0.5, min(over, default=1.0)), max(2.0, max(over, default=2.0)), _LEFT + 8, _RIGHT - 8, log=True)

@@ -15,7 +15,7 @@ from harness.report.loads import Seen, Served, Slow, servers_of, slowest, thinne
 from harness.report.markup import Html, badge, claim_id, link, said, scroll, table, verdict
 from harness.report.served import Lane, Limit, Line, Tail, lanes, tail
 from harness.report.text import DASH, number, span
-from harness.report.view import ClaimView, RunView
+from harness.report.view import RunView
 from harness.serve.slo import limit_text
 
 __all__ = ["held", "latency", "quantile_text", "servers", "tails", "timeline"]
@@ -162,16 +162,20 @@ def _percentiles(seen: Seen) -> str:
     names = [f"p{q * 100:g}" for q in described.quantiles]
     note = (
         "<p class='small muted'>Order statistics of all requests, with 95% limits at the number that n counts as: neighbours share a "
-        "queue. – : too few for it, or it falls on a request that failed.</p>"
+        "queue. With one limit alone, or none (–), they are too few, or it falls on a request that failed.</p>"
     )
     inner = table(f"Percentiles of {seen.server}", ("metric", "n", "n counts as", *names), rows, ("", *["num"] * (2 + len(names))))
     return f"<details open><summary>Percentiles</summary>{note}{inner}</details>"
 
 
 def quantile_text(row: tuple[float | None, float | None, float | None]) -> str:
-    """A percentile with its limits, markup; a limit that n cannot carry is a dash."""
+    """A percentile with its limits, markup; what is known of it where n carries one of them only, a dash where it carries none."""
     value, low, high = row
-    return f'{number(value)}<span class="sub">[{number(low)}, {number(high)}]</span>' if value is not None else DASH
+    if value is None or (low is None and high is None):
+        return DASH
+    if low is None or high is None:
+        return f"≤ {number(high)}" if low is None else f"≥ {number(low)}"
+    return f'{number(value)}<span class="sub">{span(low, high)}</span>'
 
 
 # --- over time --------------------------------------------------------------------------------
@@ -207,11 +211,12 @@ def _lanes(seen: Seen) -> list[Lane]:
         points = thinned(times, values) if values else []
         return [Line(label, points)] if points else []
 
-    first, last = (f(r.scheduled * 1e-9 for r in seen.load.records) for f in (min, max))
+    due = [r.scheduled * 1e-9 for r in seen.load.records]
+    first, last = min(due), max([*due, *times[-1:]])
     at = [first + (last - first) * i / 199 for i in range(200)]
     known = [
         Lane("requests", [*line("running", "running"), *line("waiting", "waiting"),
-                          Line("under way, by the client", list(zip(at, seen.under_way(at), strict=True)))]),
+                          Line("under way, client", list(zip(at, seen.under_way(at), strict=True)))]),
         Lane("KV cache in use, %", line("cache", "kv", 100.0), 100.0),
         Lane("tokens a second", [*line("generated", "tokens_s"), *line("read", "prompt_tokens_s")]),
         Lane("cores busy", [*line("server", "cpu"), *line("client", "client_cpu")]),
@@ -270,7 +275,7 @@ def _missed(seen: Seen) -> str:
             Html(number(len(missing[each.name] - others))), Html(number(len(slow))), Html(number(crowd)), Html(number(all_)),
             said(_causes(Counter(r.why for r in records if r.outcome != "complete")) or DASH, 300),
         ])  # fmt: skip
-    head = ("objective", "missed by", "by it alone", "too slow", "under way then", "under way in the median", "failed")
+    head = ("objective", "missed by", "by it alone", "too slow", "under way then", "median of all", "failed")
     return table(f"What was missed by {seen.server}", head, rows, ("", *["num"] * 5, ""))
 
 
@@ -302,8 +307,3 @@ def _request(one: Slow) -> list[Html]:
         Html(f"{r.sequence}"), Html(f"{r.scheduled * 1e-9:.2f}"), Html(f"{sign}{escape(ended)}"), *(Html(number(x)) for x in seconds),
         Html(number(r.tokens)), Html(number(one.in_flight)), Html(f"{one.worst:.0%}" if one.worst is not None else DASH),
     ]  # fmt: skip
-
-
-def worst_claims(seen: Seen) -> list[ClaimView]:
-    """The claims on a load that do not hold."""
-    return [c for c in seen.claims if c.outcome != "holds"]

@@ -9,7 +9,8 @@ PARITY_PROMPTS = 60  # 0 errors of 59 bound their share by 5%
 PARITY_CONTROLS = 20  # prompts of a planted fault: each is wrong on nearly all
 GREEDY_ERRORS = 0.05  # prompts that leave the reference's greedy answer by more than a numeric tie
 EXPECTED_DISTANCE = 0.4  # of the tolerance, which is three times the reference's own rounding
-WRONG_OPTIONS = {"enforce-eager": "false"}  # vLLM compiled, on a CPU: fluent, healthy, fast, and another model
+# The right weights behind the wrong base of rotary positions: healthy, fast, fluent, knows the capital of France, and is another model.
+WRONG_OPTIONS = {"hf-overrides": '{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}'}
 
 # V2, V3, V6
 AGREEING = 12  # prompts whose answers are asked for in three ways
