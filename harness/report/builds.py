@@ -125,7 +125,7 @@ def builds_of(run: RunView) -> list[Build]:
     table: dict[str, dict[tuple[str, str], ClaimView]] = {}
     for claim in run.claims:
         known = claim.name in PER_SET or claim.name in PER_BUILD or claim.name in _INVENTORY
-        if known and claim.params:
+        if known and claim.params and not claim.served:
             table.setdefault(claim.params[-1], {})[claim.name, ",".join(claim.params[:-1])] = claim
     for claim in run.claims:  # names no build of its own
         if claim.family == _CALIBRATION and claim.params and claim.params[-1] in table:

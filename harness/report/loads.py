@@ -23,18 +23,12 @@ from harness.report.datasets import mapping, told
 from harness.report.view import ClaimView, RunView, finite
 from harness.serve import slo
 
-__all__ = ["Load", "Seen", "Served", "Slow", "about_servers", "loads_of", "servers_of", "slowest", "thinned", "unread"]
+__all__ = ["Load", "Seen", "Served", "Slow", "loads_of", "servers_of", "slowest", "thinned", "unread"]
 
-_FAMILY = re.compile(r"V[1-6]|L[1-7]|K[1-8]|M[1-4]|F[1-9]|F1[0-4]")
 _LOADS = 12  # of a run
 _RECORDS = 50_000  # of a load: more are recheck's, not a page's
 _ROWS = 20_000  # of a timeline
 _POINTS = 200  # of a drawn line
-
-
-def about_servers(claim: ClaimView) -> bool:
-    """Whether a claim speaks about a served model."""
-    return _FAMILY.fullmatch(claim.family) is not None
 
 
 # --- servers ----------------------------------------------------------------------------------
@@ -103,7 +97,7 @@ def _seconds(text: str) -> float | None:
 
 def servers_of(run: RunView) -> list[Served]:
     """The servers that claims speak about, in the order of the first; those of controls alone are none."""
-    claims = [c for c in run.claims if about_servers(c)]
+    claims = [c for c in run.claims if c.served]
     names = dict.fromkeys(c.params[0] for c in claims if c.params and (c.outcome == "lost" or mapping(c.measurement).get("subjects")))
     return [_served(name, [c for c in claims if c.params[:1] == (name,)]) for name in names]
 

@@ -11,6 +11,7 @@ from harness.report.choice import RULE, Option, Point, choice, headline
 from harness.report.data import figure_of, proofs
 from harness.report.datasets import Dataset, count, datasets_of
 from harness.report.judges import may_judge, of_judges
+from harness.report.loads import Seen, Served, loads_of, servers_of
 from harness.report.mutants import mutants_of, totals
 from harness.report.text import DASH, SYMBOLS, number, one_line, span
 from harness.report.trainings import Training, trainings_of
@@ -149,11 +150,15 @@ def _other(claim: ClaimView) -> str:
 
 
 def _middle(run: RunView) -> Iterable[str]:
-    """Trainings, comparisons, judges, controls: a short table each."""
+    """Trainings, comparisons, judges, servers and their loads, controls: a short table each."""
     trained = [t for t in trainings_of(run) if t.kind in ("training", "failed")]
     yield _short("Training", ["training", "method", "steps", "first loss", "last loss", "seconds", "ended"], map(_training, trained))
     yield _short("Base against tuned", ["claim", "old", "new", "difference", "claimed"], map(_compared, compared(run)))
     yield _short("Judges", ["judge", "may judge", "claims that hold", "the others"], (_judge(*item) for item in of_judges(run).items()))
+    head = ["server", "engine", "ready after, s", "greedy errors", "claims that hold", "the others"]
+    yield _short("Servers", head, map(_server, servers_of(run)))
+    head = ["server", "objective", "over", "share over", "p50, s", "p95, s", "p99, s"]
+    yield _short("Latency", head, (row for seen in loads_of(run) for row in _limits(seen)))
     controls = totals(mutants_of(run))
     head = ["suite", "planted", "caught", "A/A asked", "A/A as they must"]
     yield _short("Mutants", head, ([escape(suite, 60), *map(str, of)] for suite, of in controls.items()))
@@ -184,6 +189,29 @@ def _judge(name: str, claims: Sequence[ClaimView]) -> list[str]:
     others = [_other(c) for c in claims if c.outcome != "holds"]
     word = {True: "✓ yes", False: "✗ no", None: DASH}[may] + (f": {escape(why)}" if why else "")
     return [escape(name, 80), word, f"{len(claims) - len(others)} of {len(claims)}", ", ".join(others[:_TOLD]) or DASH]
+
+
+def _server(one: Served) -> list[str]:
+    others = [c for c in one.claims if c.outcome != "holds"]
+    greedy = one.claim("V4.greedy")
+    named = ", ".join([*map(_other, others[:_TOLD]), *([f"{len(others) - _TOLD} more"] if len(others) > _TOLD else [])])
+    engine = " ".join([one.engine, next(iter(one.versions.values()), "")]).strip()
+    cells = [escape(one.name, 80), escape(engine, 80) or DASH, number(one.ready_s), _cell(greedy)]
+    return [*cells, f"{len(one.claims) - len(others)} of {len(one.claims)}", named or DASH]
+
+
+def _limits(seen: Seen) -> list[list[str]]:
+    """A row for each objective: what was over it, and percentiles of its metric as far as n carries them."""
+    rows = []
+    for each in seen.objectives:
+        c, values, described = seen.claim(f"L1.{each.name}"), seen.values(each.metric), seen.described(each.metric)
+        over = sum(x is None or x > each.limit for x in values)
+        shown = [
+            row[0] if row[1] is not None and row[2] is not None else None for q in (0.5, 0.95, 0.99) if (row := described.quantiles[q])
+        ]
+        name = f"{each.name} ≤ {each.limit:.6g} s"
+        rows.append([escape(seen.server, 80), escape(name), f"{over}/{len(values)}", _cell(c), *map(number, shown)])
+    return rows
 
 
 def _failing(run: RunView) -> str:

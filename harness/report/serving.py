@@ -171,6 +171,7 @@ def _percentiles(seen: Seen) -> str:
 def quantile_text(row: tuple[float | None, float | None, float | None]) -> str:
     """A percentile with its limits, markup; what is known of it where n carries one of them only, a dash where it carries none."""
     value, low, high = row
+    low = None if low is None or value is None or low > value else low  # of very few, the one that is below need not be
     if value is None or (low is None and high is None):
         return DASH
     if low is None or high is None:

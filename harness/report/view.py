@@ -117,6 +117,7 @@ _TITLES = {
 # Rows of these are looked at one by one; the rest is told by its statistics.
 _WITH_ROWS = frozenset({"paired_difference", "bounded_mean", "exact", "exact_share"})
 _DRAWN = frozenset({"T8", "L3", "L4", "L6", "L7", "K2", "K5"})  # families whose rows are drawn, whatever the estimand
+_SERVED = re.compile(r"V[1-6]|L[1-7]|K[1-8]|M[1-4]|F[1-9]|F1[0-4]")
 _NAMED = 8  # in a warning; the tables name all
 _MAX_ROWS_BYTES = 512 * 2**20
 _MAX_RAW_BYTES = 64 * 2**20  # a million requests, in all loads of a run
@@ -159,6 +160,11 @@ class ClaimView:
         """``("addresses", "gguf-q8_0")`` of ``Q1.accuracy[addresses,gguf-q8_0]``."""
         inside = self.id.partition("[")[2].removesuffix("]")
         return tuple(part.strip() for part in inside.split(",")) if inside else ()
+
+    @property
+    def served(self) -> bool:
+        """Whether it speaks about a server: its last parameter names no build then."""
+        return _SERVED.fullmatch(self.family) is not None
 
     @property
     def anchor(self) -> str:

@@ -113,3 +113,44 @@ def test_data_that_is_no_table_is_refused(tmp_path):
     path.write_text("data = 3\n")
     with pytest.raises(ConfigError, match=r"expected tables \[data.NAME\]"):
         load(path)
+
+
+# --- servers --------------------------------------------------------------------------------------------
+
+
+def _serve(tmp_path, table: str):
+    path = tmp_path / "lifecycle.toml"
+    path.write_text(f'[subjects]\nmine = "hf:./mine"\n[serve.one]\n{table}\n', "utf-8")
+    return load(path)
+
+
+def test_a_server_promises_what_the_file_says(tmp_path):
+    one = _serve(
+        tmp_path, 'engine = "vllm"\nsubject = "mine"\nrate = 2\nslo = { ttft_p99 = "300ms" }\noptions = { max-num-seqs = "4" }'
+    ).serve["one"]
+    assert (one.rate, one.options["max-num-seqs"], one.objective("ttft_p99").limit) == (2, "4", 0.3)
+    with pytest.raises(ConfigError, match="promises no 'ttft_p95'"):
+        one.objective("ttft_p95")
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('engine = "vllm"', "lacks subject"),
+        ('engine = "sglang"\nsubject = "mine"', "engine = 'sglang'"),
+        ('engine = "vllm"\nurl = "http://127.0.0.1:1"\nsubject = "mine"', "and not both"),
+        ('subject = "mine"', "and not both"),
+        ('engine = "vllm"\nsubject = "yours"', "names the subject 'yours'"),
+        ('url = "http://127.0.0.1:1"\nslo = { ttft_p99 = "300" }', "bound_invalid"),
+        ('url = "http://127.0.0.1:1"\nslo = { ttft_p99 = 300 }', "expected text in quotes"),
+        ('url = "http://127.0.0.1:1"\nslo = { latency_p99 = "3s" }', "no|known"),
+        ('url = "http://127.0.0.1:1"\nrate = 0', "rate > 0"),
+        ('url = "http://127.0.0.1:1"\nrate = inf', "rate > 0"),
+        ('url = "http://127.0.0.1:1"\nrequests = 0', "requests >= 1"),
+        ('url = "http://127.0.0.1:1"\ngoodput = 1', "goodput"),
+        ('url = "http://127.0.0.1:1"\nslow = 1', "unknown key 'slow'"),
+    ],
+)
+def test_a_server_that_is_told_wrongly_is_refused(tmp_path, table, said):
+    with pytest.raises(ConfigError, match=said):
+        _serve(tmp_path, table)
