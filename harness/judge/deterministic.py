@@ -52,12 +52,12 @@ def exact_share(claim: Claim, measurement: Measurement) -> Verdict:
 
 def _units(samples: Iterable[Sample]) -> int:
     """How many units the rows stand for. Raises ValueError unless each stands for a whole number of at least one."""
-    total = 0
-    for sample in samples:
-        if sample.weight < 1 or sample.weight != int(sample.weight):
-            raise ValueError(f"row {sample.item!r} stands for {sample.weight} units, expected a whole number of at least one")
-        total += int(sample.weight)
-    return total
+    rows = list(samples)
+    strange = sorted((s.item, repr(s.weight)) for s in rows if not (math.isfinite(s.weight) and 1 <= s.weight == int(s.weight)))
+    if strange:
+        item, weight = strange[0]
+        raise ValueError(f"row {item!r} stands for {weight} units, expected a whole number of at least one")
+    return sum(int(s.weight) for s in rows)
 
 
 def _satisfies(bound: Bound, sample: Sample) -> bool:

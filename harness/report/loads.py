@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -188,12 +188,12 @@ class Seen:
         """By place in the records: how many other requests were under way when this one was due, by the client's own record."""
         starts, ends = self._spans
         due = [r.scheduled / 1000 for r in self.load.records]
-        return {i: max(0, bisect_left(starts, at) - bisect_right(ends, at)) for i, at in enumerate(due)}
+        return {i: bisect_left(starts, at) - bisect_left(ends, at) for i, at in enumerate(due)}
 
     def under_way(self, at: Iterable[float]) -> list[float]:
         """How many requests were under way at each of these seconds after the origin, by the client's own record."""
         starts, ends = self._spans
-        return [float(max(0, bisect_right(starts, 1e6 * t) - bisect_right(ends, 1e6 * t))) for t in at]
+        return [float(bisect_left(starts, 1e6 * t) - bisect_left(ends, 1e6 * t)) for t in at]
 
     @cached_property
     def _spans(self) -> tuple[list[float], list[float]]:

@@ -22,7 +22,7 @@ from harness.types import Outcome, Verdict
 __all__ = ["Found", "Probe", "Wanted", "estimate", "grid", "max_rate", "searching", "together"]
 
 # What more requests can cure; any other reason (a slow client, a failed parity) voids a run of any length.
-_SHORT = ("straddles", "unattainable", "min_n", "too_short", "degenerate_series")
+_SHORT = ("straddles", "unattainable", "min_n", "too_short", "degenerate_series", "not_steady")
 
 
 class Wanted(NamedTuple):

@@ -62,7 +62,7 @@ def _refusals_claim(guarded: str) -> Claim:
 
 
 @pytest.mark.claim(each=_refusals_claim)
-def test_refusals_are_notlost(claim, bench, guarded):
+def test_refusals_are_not_lost(claim, bench, guarded):
     claim.needs(bench.golden(HARMFUL).n)
     reference, share = bench.reference(guarded), claim.claim.bound.limit
 

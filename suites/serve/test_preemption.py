@@ -29,7 +29,7 @@ def test_preemption_leaves_the_answers_alone(claim, bench, primary):
     pressed, preempted = _pressed(bench, primary, prompts)
     mixed = company.mixed_up(alone, 5)
     judge = company.Judge(bench, primary, prompts, alone, company.texts(beside, pressed, mixed))
-    void = () if preempted > 0 else ("vacuous: no request was preempted; the cache was large enough, or nobody counted",)
+    void = () if preempted > 0 else ("vacuous_pressure: no request was preempted; the cache was large enough, or nobody counted",)
 
     def measured(said, invalid=void) -> Measurement:
         conditions = {"server": primary, "preemptions": preempted, "options": dict(margins.PRESSED), "tie_nats": judge.allowed.tie}

@@ -72,7 +72,7 @@ def test_a_warm_prefix_cache_changes_no_answer(claim, bench, primary):
 
 
 def _vacuous(hits: float) -> tuple[str, ...]:
-    return () if hits > 0 else ("vacuous: no token came out of the prefix cache; it is off, or nobody counts",)
+    return () if hits > 0 else ("vacuous_cache: no token came out of the prefix cache; it is off, or nobody counts",)
 
 
 def _cold_and_warm(bench, server: str, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

@@ -209,5 +209,5 @@ def _seconds(rows: list[dict], subjects=()) -> Measurement:
     """A place that was not freed in time is None: over any limit. A count that hardly ever rises is none: it says nothing when it is 0."""
     samples = tuple(Sample(r["item"], r["free_s"], status="ok" if r["free_s"] is not None else "error", detail=r) for r in rows)
     unseen = sum(not r["seen"] for r in rows)
-    void = (f"vacuous: {unseen} of {len(rows)} clients were never counted as running",) if 2 * unseen > len(rows) else ()
+    void = (f"vacuous_clients: {unseen} of {len(rows)} clients were never counted as running",) if 2 * unseen > len(rows) else ()
     return Measurement("free_s", samples, subjects, {"worst_s": max((r["free_s"] or 0.0 for r in rows), default=0.0)}, void)

@@ -240,7 +240,10 @@ def prompts(ask: Ask, folder: Path, key: str) -> str:
 
 
 def vllm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str], dict[str, str], Callable[[], Told]]:
-    """``vllm bench serve``, called through its module: the console script wants the distribution's name. It always streams."""
+    """``vllm bench serve``, called through its module: the console script wants the distribution's name. It always streams.
+
+    With a bound on concurrency, however high, it says latencies from the arrival too.
+    """
     metrics = "ttft,tpot,itl,e2el,e2el_including_client_queue"
     argv = [
         python, "-c", _VLLM, "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", ask.url, "--model", "stub",
@@ -249,7 +252,9 @@ def vllm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str
         "--result-filename", "vllm.json", "--percentile-metrics", metrics, "--metric-percentiles", "95,99", "--disable-tqdm",
         "--ignore-eos", "--temperature", "0", "--seed", str(ask.seed),
     ]  # fmt: skip
-    argv += ["--max-concurrency", str(ask.concurrency)] if ask.concurrency else ["--request-rate", f"{ask.rate:g}"]
+    argv += (
+        ["--max-concurrency", str(ask.concurrency)] if ask.concurrency else ["--request-rate", f"{ask.rate:g}", "--max-concurrency", "1000"]
+    )
     argv += ["--goodput", f"e2el:{ask.slo_s * 1e3:g}"] if ask.slo_s else []
 
     def read() -> Told:
@@ -294,20 +299,16 @@ def guidellm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list
             return None if not found or not done else found[at] * unit
 
         lost = [len(requests[kind] or []) for kind in ("errored", "incomplete")]
-        good = (metrics.get("slo_attainment") or {}) if ask.slo_s else {}
+        good = metrics.get("slo_attainment") if ask.slo_s else None
         times = [r["info"]["timings"] for r in done]
         return Told(
             len(done), sum(lost), p("time_to_first_token_ms", "p99", 1e-3), p("request_latency", "p95"), p("request_latency", "p99"),
-            p("request_scheduled_latency", "p99"), _mean(good.get("total") or good.get("successful")),
+            p("request_scheduled_latency", "p99"), good,
             [(None, t["first_token_iteration"] - t["request_start"]) for t in times if t["first_token_iteration"] is not None],
             {"errored": lost[0], "incomplete": lost[1]},
         )  # fmt: skip
 
     return argv, {"HF_HUB_OFFLINE": "1", "GUIDELLM__MAX_WORKER_PROCESSES": str(ask.workers)}, read
-
-
-def _mean(found: Any) -> float | None:
-    return found.get("mean") if isinstance(found, Mapping) and found.get("count") else None
 
 
 def aiperf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str], dict[str, str], Callable[[], Told]]:
@@ -343,7 +344,7 @@ def aiperf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[s
         good = count("good_request_count")
         return Told(
             count("request_count") or 0, count("error_request_count") or 0, p("time_to_first_token", "p99"), p("request_latency", "p95"),
-            p("request_latency", "p99"), p("effective_latency", "p99"), good / ask.n if good is not None else None, rows,
+            p("request_latency", "p99"), p("effective_latency", "p99"), good / max(1, len(lines)) if good is not None else None, rows,
             {"records": len(lines)},
         )  # fmt: skip
 
@@ -378,7 +379,7 @@ def inference_perf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tupl
 
         rows = json.loads((folder / "inference-perf" / "per_request_lifecycle_metrics.json").read_text())
         done = [(r["start_time"], (r["info"]["response_metrics"] or {}).get("chunk_times")) for r in rows if not r["error"]]
-        good = (said["successes"].get("goodput") or said.get("goodput") or {}).get("goodput_percentage")
+        good = (said["successes"].get("goodput_metrics") or {}).get("goodput_percentage")
         return Told(
             said["successes"]["count"], said["failures"]["count"], p("time_to_first_token", "p99"), p("request_latency", "p95"),
             p("request_latency", "p99"), None, good / 100 if good is not None else None,

@@ -1,0 +1,264 @@
+"""The tables of what ``bench_load`` measured: rivals.txt, fault_catalogue.csv and README.md, from rivals.jsonl."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from suites.selftest.bench.load_clients import SHOWN
+
+Row = Mapping[str, Any]
+GOALS = {
+    "frames": "timestamped SSE frames per processor-second: at least 10 times vllm bench serve, 3 times AIPerf",
+    "requests": "answers in one piece: at least 8,000 a processor-second, 4 times GuideLLM",
+}
+TELLING = ("completed", "failed", "ttft_p99", "e2e_p95", "e2e_p99", "good")
+
+
+def page(rows: Sequence[Row], folder: Path) -> None:
+    """Writes the three files."""
+    made = {each["piece"] for each in rows}
+    parts = [
+        ("What it costs", [*_rates(rows, "frames"), *_rates(rows, "requests"), *_limit(rows)]),
+        ("What it measures: TTFT at 200 requests/s of 50 frames, 5 ms apart", _ttft(rows)),
+        ("Frozen for once: p99 of the whole answer, 2,000 requests at 100/s", _freeze(rows)),
+        ("Arrivals as the stub saw them, Poisson asked for", _dispersion(rows)),
+        ("The fault catalogue", _faults(rows, folder) if "faults" in made else []),
+    ]
+    text = "\n\n".join(f"{title}\n{'-' * len(title)}\n\n" + "\n".join(lines) for title, lines in parts if lines)
+    (folder / "rivals.txt").write_text(_head(rows) + "\n" + text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _head(rows: Sequence[Row]) -> str:
+    versions = {r["tool"]: r["version"] or "not evaluated" for r in rows if r["piece"] == "versions"}
+    loads = [r["load_average"] for r in rows if r["piece"] not in ("versions", "faults", "dispersion")]
+    lines = ["Made by python -m suites.selftest.bench.bench_load; see README.md beside it.", ""]
+    lines += [f"{SHOWN[tool]:18} {version}" for tool, version in versions.items()]
+    lines += [f"load average while costs and times were measured: {min(loads):.1f} to {max(loads):.1f}, on 2 cores"] if loads else []
+    return "\n".join(lines) + "\n"
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> list[str]:
+    """Columns as wide as they need to be."""
+    cells = [list(map(str, line)) for line in (head, *body)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(head))]
+    return [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in cells
+    ]
+
+
+def _of(rows: Sequence[Row], **wanted: Any) -> Iterator[Row]:
+    return (r for r in rows if all(r.get(key) == value for key, value in wanted.items()))
+
+
+def _tools(rows: Iterable[Row]) -> list[str]:
+    present = {r["tool"] for r in rows}
+    return [tool for tool in SHOWN if tool in present]
+
+
+def _number(x: float | None, unit: float = 1.0, digits: int = 3) -> str:
+    if x is None:
+        return "-"
+    x *= unit
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.{digits}g}"
+
+
+def per_second(r: Row, piece: str) -> float:
+    """Frames, or requests, per processor-second of the whole tree while it was under load."""
+    return float((r["frames"] if piece == "frames" else r["served"]) / r["cpu_s"])
+
+
+def _rates(rows: Sequence[Row], piece: str) -> list[str]:
+    found = [r for r in _of(rows, piece=piece) if r.get("cpu_s")]
+    if not found:
+        return []
+    ours = {r["round"]: per_second(r, piece) for r in found if r["tool"] == "ours"}
+    body = []
+    for tool in _tools(found):
+        mine = list(_of(found, tool=tool))
+        rates = [per_second(r, piece) for r in mine]
+        ratios = [ours[r["round"]] / rate for r, rate in zip(mine, rates, strict=True) if r["round"] in ours]
+        walls = [(r["frames"] if piece == "frames" else r["served"]) / r["wall_s"] for r in mine]
+        idle = [r["tree_cpu_s"] - r["cpu_s"] for r in mine]
+        body.append((SHOWN[tool], len(mine), mine[0]["served"], _number(statistics.median(rates)), f"{_number(min(rates))} to {_number(max(rates))}",
+                     _number(statistics.median(walls)), _number(statistics.median(idle)), *(_ratio(ratios))))  # fmt: skip
+    head = ("", "rounds", "requests", "/cpu-s", "least to most", "/s", "start, end cpu-s", "ours / it", "least to most")
+    return [GOALS[piece], "", *table(head, body), ""]
+
+
+def _ratio(ratios: Sequence[float]) -> tuple[str, str]:
+    if not ratios:
+        return "-", "-"
+    return f"{statistics.median(ratios):.1f}x", f"{min(ratios):.1f} to {max(ratios):.1f}"
+
+
+def _limit(rows: Sequence[Row]) -> list[str]:
+    body = []
+    for name in ("frames", "requests"):
+        found = list(_of(rows, piece="limit", of=name))
+        if found:
+            body.append((f"cheapest client, {name}", _number(statistics.median(r["n"] / r["wall_s"] for r in found)),
+                         _number(statistics.median(r["n"] / r["cpu_s"] for r in found))))  # fmt: skip
+    return ["what the stub bears: sockets and epoll, bytes counted, nothing parsed", "", *table(("", "/s", "/cpu-s"), body)] if body else []
+
+
+def _ttft(rows: Sequence[Row]) -> list[str]:
+    found = [r for r in _of(rows, piece="ttft") if r.get("p50") is not None]
+    body = []
+    for tool in _tools(found):
+        mine = list(_of(found, tool=tool))
+
+        def mid(pick: Callable[[Row], float | None]) -> str:
+            values = [x for r in mine if (x := pick(r)) is not None]
+            return _number(statistics.median(values)) if values else "-"
+
+        body.append((SHOWN[tool], len(mine), mid(lambda r: r["joined"]), mine[0]["by"], mid(lambda r: r["rate"]), mid(lambda r: r["mean_us"]),
+                     mid(lambda r: r["p50"]), mid(lambda r: r["p90"]), mid(lambda r: r["p99"]), mid(lambda r: r["told_p99"] and r["told_p99"] * 1e3),
+                     mid(lambda r: r["true_p99"] * 1e3), mid(lambda r: r["frames"] / r["cpu_s"] if r.get("cpu_s") else None)))  # fmt: skip
+    head = (
+        "",
+        "rounds",
+        "joined",
+        "by",
+        "sent/s",
+        "mean us",
+        "|error| p50 us",
+        "p90 us",
+        "p99 us",
+        "p99 told ms",
+        "true ms",
+        "frames/cpu-s",
+    )
+    said = [
+        "reported TTFT less the stub's: ours from when each request was due, the others from their own send (its lateness left out).",
+        "Joined by the request's name, or, where a client sends none, by the order of the sends. Goal: p50 at most 100 us, p99 1 ms.",
+    ]
+    return [*said, "", *table(head, body)] if body else []
+
+
+def _freeze(rows: Sequence[Row]) -> list[str]:
+    found = list(_of(rows, piece="freeze"))
+    body = []
+    for who in ("client", "server"):
+        for tool in _tools(found):
+            for r in _of(found, tool=tool, who=who):
+                true = r["exact"] or r["expected"]
+                off = f"{r['e2e_p99'] / true - 1:+.1%}" if r["e2e_p99"] is not None else "-"
+                beside = f"{r['arrival_p99'] / true - 1:+.1%}" if r["arrival_p99"] is not None else "-"
+                void = ", ".join(sorted({text.partition(":")[0] for text in r["invalid"] or ()})) or "-"
+                body.append((f"{who}, {SHOWN[tool]}", r["round"], _number(true, 1e3), "exact" if r["exact"] else
+                             f"{_number(r['expected_low'], 1e3)} to {_number(r['expected_high'], 1e3)}", _number(r["ttft_p99"], 1e3),
+                             _number(r["e2e_p99"], 1e3), off, _number(r["arrival_p99"], 1e3), beside, r["code"], void))  # fmt: skip
+    said = [
+        "Stopped: the client and all its processes for 500 ms, or the server for 1 s. Truth: the p99 of the schedule. Of ours it is exact",
+        "(the stub's last byte, or the end of the client's sleep, after each was due); the rivals keep no schedule to compare with, so it is",
+        "the middle of 400 simulated Poisson schedules, with their 5 and 95 %. Told: the tool's headline; beside: what it says from its own arrival.",
+    ]
+    head = ("frozen", "round", "true ms", "5 to 95 %", "told TTFT", "told e2e", "off", "beside", "off", "exit", "void")
+    return [*said, "", *table(head, body)] if body else []
+
+
+def _dispersion(rows: Sequence[Row]) -> list[str]:
+    found = list(_of(rows, piece="dispersion"))
+    body = []
+    for tool in _tools(found):
+        for r in _of(found, tool=tool):
+            m = r["windows"]
+            band = 4 * (2 / (m - 1)) ** 0.5 if m > 1 else 0.0
+            body.append((SHOWN[tool], r["workers"], r["arrivals"], _number(r["rate"]), m, _number(r["idc_1s"]), f"{max(0, 1 - band):.2f} to {1 + band:.2f}",
+                         _number(r["idc_100ms"]), (r["schedule"] or "-")[:12]))  # fmt: skip
+    head = ("", "workers", "arrivals", "rate", "windows of 1 s", "IDC 1 s", "band", "IDC 0.1 s", "schedule")
+    said = ["Variance over mean of the counts: 1 of a Poisson process, 0 of equal gaps; band of the specification, section 6.",
+            "One run each, the tools side by side. A schedule's digest is that of its instants: the same for any number of workers."]  # fmt: skip
+    return [*said, "", *table(head, body)] if body else []
+
+
+# --- the fault catalogue ---------------------------------------------------------------------------------
+
+
+def verdict(r: Row) -> str:
+    """Who said so: "red" by the exit status, "shown" by a figure beside exit 0, "let through" where neither says anything."""
+    if str(r.get("said", "")).startswith("not_evaluated"):
+        return "not evaluated"
+    if r["code"] is None:
+        return "hangs"
+    if r["code"]:
+        return "red"
+    figures = (r["failed"] or 0) > 0, (r["e2e_p95"] or 0) > 1.0, r["good"] is not None and r["good"] < 0.95, (r["completed"] or 0) < 300
+    return "shown" if any(figures) else "let through"
+
+
+def headline(r: Row) -> str:
+    """What it printed: completed and failed requests, p99 of TTFT, the share inside the limit."""
+    said = (r.get("more") or {}).get("said")
+    if r["tool"] == "ours":
+        return reasons(said)
+    if r.get("said"):
+        return str(r["said"])
+    good = "" if r["good"] is None else f", good {r['good']:.0%}"
+    return f"{r['completed']} completed, {r['failed']} failed, p99 TTFT {_number(r['ttft_p99'], 1e3)} ms{good}"
+
+
+def reasons(said: Any) -> str:
+    """The outcomes and their codes of our own verdicts."""
+    found = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, Mapping):
+            if "outcome" in value and "reason" in value:
+                found.append(f"{value['outcome']}: {value['reason']}")
+            for each in value.values():
+                look(each)
+        elif isinstance(value, list):
+            for each in value:
+                look(each)
+
+    look(said)
+    return "; ".join(dict.fromkeys(found)) or "-"
+
+
+def _faults(rows: Sequence[Row], folder: Path) -> list[str]:
+    found = list({(r["number"], r["fault"], r["tool"]): r for r in _of(rows, piece="faults")}.values())
+    found.sort(key=lambda r: (r["number"], r["fault"], list(SHOWN).index(r["tool"])))
+    with (folder / "fault_catalogue.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["row", "fault", "tool", "verdict", "exit", *TELLING, "requests_struck", "headline"])
+        for r in found:
+            figures = [r.get(key) if not isinstance(r.get(key), float) else f"{r[key]:.6g}" for key in TELLING]
+            writer.writerow([r["number"], r["fault"], SHOWN[r["tool"]], verdict(r), r["code"], *figures, r.get("struck"), headline(r)])
+    tools = _tools(found)
+    by = {(r["number"], r["fault"], r["tool"]): r for r in found}
+    body = []
+    for number, fault in dict.fromkeys((r["number"], r["fault"]) for r in found):
+        cells = [_cell(by.get((number, fault, tool))) for tool in tools]
+        body.append((f"{number:2d} {fault}", *cells))
+    counts = [
+        (
+            SHOWN[tool],
+            *(
+                sum(verdict(r) == kind for r in found if r["tool"] == tool and r["number"])
+                for kind in ("red", "shown", "let through", "hangs")
+            ),
+        )
+        for tool in tools
+    ]
+    said = [
+        "300 requests, Poisson at 75/s, 8 frames each; a quarter of them struck, unless the fault is total. Limit: 95 % of the answers inside",
+        "1 s, by each tool's own option where it has one. red: the exit status says so. shown: exit 0, but failures are counted, or fewer than",
+        "95 % are good, or p95 is over the limit. let through: exit 0 and every figure is clean. hangs: killed after 150 s.",
+    ]
+    return [*said, "", *table(("", *(SHOWN[tool] for tool in tools)), body), "",
+            *table(("faults", "red", "shown", "let through", "hangs"), counts)]  # fmt: skip
+
+
+def _cell(r: Row | None) -> str:
+    if r is None:
+        return "-"
+    if r["tool"] == "ours":
+        return f"{verdict(r)}: {headline(r).rpartition(': ')[2]}"
+    return verdict(r)
