@@ -108,11 +108,7 @@ def _load(seen: Seen) -> str:
     )
     void = "".join(f'<p class="warn small">⚠ void: {said(text, 400)}</p>' for text in seen.invalid[:6])
     drawn = "".join(_metric(seen, metric, title) for metric, title in _METRICS)
-    return f'<h3>{_name(seen)}</h3>{about}{void}<div class="panels">{drawn}</div>{_objectives(seen)}{_percentiles(seen)}'
-
-
-def _name(seen: Seen) -> str:
-    return f"{said(seen.server, 80)}" + (f", {said(seen.claims[0].name, 40)}" if seen.claims[0].family == "L5" else "")
+    return f'<h3>{said(seen.server, 80)}</h3>{about}{void}<div class="panels">{drawn}</div>{_objectives(seen)}{_percentiles(seen)}'
 
 
 def _metric(seen: Seen, metric: str, title: str) -> str:
@@ -201,7 +197,7 @@ def _timeline(seen: Seen) -> str:
     title = f"{seen.server} over its load"
     drawn = lanes(_lanes(seen), arrivals, width, seen.window, title)
     untold = "" if seen.timeline else '<p class="small muted">What the server told of itself is not in the evidence.</p>'
-    return f"<h3>{_name(seen)}</h3><figure>{scroll(drawn, title)}</figure>{untold}"
+    return f"<h3>{said(seen.server, 80)}</h3><figure>{scroll(drawn, title)}</figure>{untold}"
 
 
 def _lanes(seen: Seen) -> list[Lane]:
@@ -246,7 +242,7 @@ def tails(loads: Sequence[Seen]) -> Html:
 
 
 def _tails(seen: Seen) -> str:
-    return f"<h3>{_name(seen)}</h3>{_goodput(seen)}{_missed(seen)}{_slowest(seen)}"
+    return f"<h3>{said(seen.server, 80)}</h3>{_goodput(seen)}{_missed(seen)}{_slowest(seen)}"
 
 
 def _goodput(seen: Seen) -> str:

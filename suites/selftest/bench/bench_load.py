@@ -120,8 +120,6 @@ class Clock:
                     continue
                 used[each] = (int(fields[11]) + int(fields[12])) / tick
             self.seen.append((time.monotonic_ns(), sum(used.values())))
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
 
     def at(self, instant: int) -> float:
         for (t0, x0), (t1, x1) in pairwise(self.seen):
@@ -141,8 +139,9 @@ def costed(bench: Bench, tool: str, ask: Ask, server: stub.Stub) -> tuple[Run, d
     cpu = clock.at(end) - clock.at(start)
     frames = sum(row["frames"] for row in rows)
     return run, {
-        "code": run.code, "completed": run.told.completed, "served": len(rows), "frames": frames, "cpu_s": cpu, "wall_s": (end - start) * 1e-9,
-        "tree_cpu_s": run.cpu_s, "tree_wall_s": run.wall_s, "stamps": run.told.more.get("stamps"), "argv": run.argv,
+        "code": run.code, "completed": run.told.completed, "served": len(rows), "frames": frames, "cpu_s": cpu,
+        "wall_s": (end - start) * 1e-9, "tree_cpu_s": run.cpu_s, "tree_wall_s": run.wall_s, "stamps": run.told.more.get("stamps"),
+        "argv": run.argv,
     }, rows  # fmt: skip
 
 
@@ -215,10 +214,8 @@ def cheapest(port: int, stream: bool, n: int, concurrency: int) -> tuple[float, 
 
 def joined(tool: str, told: Told, truth: list[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
     """Each reported TTFT with the stub's row: by the number or name that was sent, or by the order of the sends where there is none."""
-    if tool in ("ours", "vllm"):
-        by = {row["request"]: row for row in truth}
-    else:
-        by = {row["id"]: row for row in truth}
+    key = "request" if tool in ("ours", "vllm") else "id"
+    by = {row[key]: row for row in truth}
     if all(name is None for name, _ in told.rows):
         return list(zip((x for _, x in told.rows), sorted(truth, key=lambda row: row["seen"]), strict=False))
     return [(x, by[name]) for name, x in told.rows if name in by]
@@ -236,8 +233,10 @@ def ttft(bench: Bench) -> None:
         shown = {f"p{q:g}": quantile(list(map(abs, errors)), q / 100) for q in (50, 90, 99)}
         true = quantile([(row["first"] - row["seen"]) * 1e-9 for row in rows], 0.99)
         asked = (len(rows) - 1) / cost["wall_s"] if rows else None
-        keep(piece="ttft", tool=tool, round=number, joined=len(pairs), by="order" if run.told.rows and run.told.rows[0][0] is None else "name",
-             mean_us=statistics.fmean(errors) if errors else None, **shown, told_p99=run.told.ttft_p99, true_p99=true, rate=asked, **cost)  # fmt: skip
+        by = "order" if run.told.rows and run.told.rows[0][0] is None else "name"
+        mean = statistics.fmean(errors) if errors else None
+        keep(piece="ttft", tool=tool, round=number, joined=len(pairs), by=by, mean_us=mean, **shown, told_p99=run.told.ttft_p99,
+             true_p99=true, rate=asked, **cost)  # fmt: skip
 
 
 RATE, STOPPED, FROZEN, SERVICE_S = 100.0, 0.5, 1.0, 0.02
@@ -314,8 +313,9 @@ def dispersed(bench: Bench) -> None:
         with served({"kind": "fixed", "ttft_s": 0.002, "tokens": 1}, core=None) as server:
             run = bench.run(tool, Ask(server.target.base_url, n, 1, rate=rate, stream=tool == "vllm", workers=workers), core=None)
             seen = sorted(row["seen"] * 1e-9 for row in server.truth())
+        seconds = seen[-1] - seen[0] if len(seen) > 1 else 0.0
         keep(piece="dispersion", tool=tool, workers=workers, code=run.code, arrivals=len(seen), idc_1s=scatter(seen, 1.0),
-             idc_100ms=scatter(seen, 0.1), windows=int(seen[-1] - seen[0]) if seen else 0, rate=(len(seen) - 1) / (seen[-1] - seen[0]) if len(seen) > 1 else None,
+             idc_100ms=scatter(seen, 0.1), windows=int(seconds), rate=(len(seen) - 1) / seconds if seconds else None,
              schedule=run.told.more.get("schedule"), argv=run.argv)  # fmt: skip
 
     for workers in (1, 2, 4, 10):

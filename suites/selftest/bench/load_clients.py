@@ -192,8 +192,8 @@ def main() -> None:
 
     ask, out = Ask(**json.loads(sys.argv[1])), Path(sys.argv[2])
     due = schedule.closed(ask.concurrency, ask.n) if ask.concurrency else schedule.poisson(ask.rate, requests=ask.n, seed=ask.seed)
-    sizes = {"prompt": workload.fixed(9), "output": workload.fixed(ask.tokens)}
-    asked = workload.synthetic("stub", len(due.arrivals) or ask.n, ask.seed, stream=ask.stream, **sizes)
+    long = workload.fixed(9), workload.fixed(ask.tokens)
+    asked = workload.synthetic("stub", len(due.arrivals) or ask.n, ask.seed, prompt=long[0], output=long[1], stream=ask.stream)
     stamps: list[int] = []
     ran = run_load(Target(ask.url, "stub"), due, asked, shards=ask.workers, limit_s=ask.limit_s, on_chunks=_counting(stamps))
     promised = (objective("e2e_p95", f"{ask.slo_s:g}s"),) if ask.slo_s else ()
@@ -248,8 +248,8 @@ def vllm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str
     argv = [
         python, "-c", _VLLM, "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", ask.url, "--model", "stub",
         "--tokenizer", str(tokenizer), "--dataset-name", "custom", "--dataset-path", prompts(ask, folder, "prompt"), "--disable-shuffle",
-        "--custom-output-len", str(ask.tokens), "--num-prompts", str(ask.n), "--save-result", "--save-detailed", "--result-dir", str(folder),
-        "--result-filename", "vllm.json", "--percentile-metrics", metrics, "--metric-percentiles", "95,99", "--disable-tqdm",
+        "--custom-output-len", str(ask.tokens), "--num-prompts", str(ask.n), "--save-result", "--save-detailed", "--result-dir",
+        str(folder), "--result-filename", "vllm.json", "--percentile-metrics", metrics, "--metric-percentiles", "95,99", "--disable-tqdm",
         "--ignore-eos", "--temperature", "0", "--seed", str(ask.seed),
     ]  # fmt: skip
     argv += (
@@ -353,12 +353,12 @@ def aiperf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[s
 
 def inference_perf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str], dict[str, str], Callable[[], Told]]:
     """inference-perf with its mock prompts: it takes none from a file; 30 tokens are asked for, of any length."""
-    load = {"num_workers": ask.workers, "worker_max_concurrency": 1000, "request_timeout": ask.limit_s}
+    load: dict[str, Any] = {"num_workers": ask.workers, "worker_max_concurrency": 1000, "request_timeout": ask.limit_s}
     if ask.concurrency:
         load |= {"type": "concurrent", "stages": [{"num_requests": ask.n, "concurrency_level": ask.concurrency}]}
     else:
         load |= {"type": "poisson", "stages": [{"rate": ask.rate, "duration": max(1, round(ask.n / ask.rate))}]}
-    config = {
+    config: dict[str, Any] = {
         "api": {"type": "chat", "streaming": ask.stream}, "data": {"type": "mock"}, "load": load,
         "server": {"type": "vllm", "model_name": "stub", "base_url": ask.url, "ignore_eos": True},
         "tokenizer": {"pretrained_model_name_or_path": str(tokenizer)},

@@ -85,8 +85,9 @@ def _rates(rows: Sequence[Row], piece: str) -> list[str]:
         ratios = [ours[r["round"]] / rate for r, rate in zip(mine, rates, strict=True) if r["round"] in ours]
         walls = [(r["frames"] if piece == "frames" else r["served"]) / r["wall_s"] for r in mine]
         idle = [r["tree_cpu_s"] - r["cpu_s"] for r in mine]
-        body.append((SHOWN[tool], len(mine), mine[0]["served"], _number(statistics.median(rates)), f"{_number(min(rates))} to {_number(max(rates))}",
-                     _number(statistics.median(walls)), _number(statistics.median(idle)), *(_ratio(ratios))))  # fmt: skip
+        spread = f"{_number(min(rates))} to {_number(max(rates))}"
+        middles = (_number(statistics.median(each)) for each in (walls, idle))
+        body.append((SHOWN[tool], len(mine), mine[0]["served"], _number(statistics.median(rates)), spread, *middles, *_ratio(ratios)))
     head = ("", "rounds", "requests", "/cpu-s", "least to most", "/s", "start, end cpu-s", "ours / it", "least to most")
     return [GOALS[piece], "", *table(head, body), ""]
 
@@ -112,19 +113,23 @@ def _ttft(rows: Sequence[Row]) -> list[str]:
     body = []
     for tool in _tools(found):
         mine = list(_of(found, tool=tool))
-
-        def mid(pick: Callable[[Row], float | None]) -> str:
-            values = [x for r in mine if (x := pick(r)) is not None]
-            return _number(statistics.median(values)) if values else "-"
-
-        body.append((SHOWN[tool], len(mine), mid(lambda r: r["joined"]), mine[0]["by"], mid(lambda r: r["rate"]), mid(lambda r: r["mean_us"]),
-                     mid(lambda r: r["p50"]), mid(lambda r: r["p90"]), mid(lambda r: r["p99"]), mid(lambda r: r["told_p99"] and r["told_p99"] * 1e3),
-                     mid(lambda r: r["true_p99"] * 1e3), mid(lambda r: r["frames"] / r["cpu_s"] if r.get("cpu_s") else None)))  # fmt: skip
+        picked: Sequence[Callable[[Row], float | None]] = (
+            lambda r: r["joined"],
+            lambda r: r["rate"],
+            lambda r: r["mean_us"],
+            lambda r: r["p50"],
+            lambda r: r["p90"],
+            lambda r: r["p99"],
+            lambda r: None if r["told_p99"] is None else r["told_p99"] * 1e3,
+            lambda r: r["true_p99"] * 1e3,
+            lambda r: r["frames"] / r["cpu_s"] if r["cpu_s"] else None,
+        )
+        body.append((SHOWN[tool], len(mine), mine[0]["by"], *(_middle(map(pick, mine)) for pick in picked)))
     head = (
         "",
         "rounds",
-        "joined",
         "by",
+        "joined",
         "sent/s",
         "mean us",
         "|error| p50 us",
@@ -141,6 +146,11 @@ def _ttft(rows: Sequence[Row]) -> list[str]:
     return [*said, "", *table(head, body)] if body else []
 
 
+def _middle(values: Iterable[float | None]) -> str:
+    known = [x for x in values if x is not None]
+    return _number(statistics.median(known)) if known else "-"
+
+
 def _freeze(rows: Sequence[Row]) -> list[str]:
     found = list(_of(rows, piece="freeze"))
     body = []
@@ -155,9 +165,10 @@ def _freeze(rows: Sequence[Row]) -> list[str]:
                              f"{_number(r['expected_low'], 1e3)} to {_number(r['expected_high'], 1e3)}", _number(r["ttft_p99"], 1e3),
                              _number(r["e2e_p99"], 1e3), off, _number(r["arrival_p99"], 1e3), beside, r["code"], void))  # fmt: skip
     said = [
-        "Stopped: the client and all its processes for 500 ms, or the server for 1 s. Truth: the p99 of the schedule. Of ours it is exact",
-        "(the stub's last byte, or the end of the client's sleep, after each was due); the rivals keep no schedule to compare with, so it is",
-        "the middle of 400 simulated Poisson schedules, with their 5 and 95 %. Told: the tool's headline; beside: what it says from its own arrival.",
+        "Stopped: the client and all its processes for 500 ms, or the server for 1 s. Truth: the p99 of the schedule. Of ours it is",
+        "exact (the stub's last byte, or the end of the client's sleep, after each was due); the rivals keep no schedule to compare",
+        "with, so it is the middle of 400 simulated Poisson schedules, with their 5 and 95 %. Told: the tool's headline; beside:",
+        "what it says from an arrival of its own reckoning.",
     ]
     head = ("frozen", "round", "true ms", "5 to 95 %", "told TTFT", "told e2e", "off", "beside", "off", "exit", "void")
     return [*said, "", *table(head, body)] if body else []
@@ -170,11 +181,14 @@ def _dispersion(rows: Sequence[Row]) -> list[str]:
         for r in _of(found, tool=tool):
             m = r["windows"]
             band = 4 * (2 / (m - 1)) ** 0.5 if m > 1 else 0.0
-            body.append((SHOWN[tool], r["workers"], r["arrivals"], _number(r["rate"]), m, _number(r["idc_1s"]), f"{max(0, 1 - band):.2f} to {1 + band:.2f}",
-                         _number(r["idc_100ms"]), (r["schedule"] or "-")[:12]))  # fmt: skip
+            inside = f"{max(0, 1 - band):.2f} to {1 + band:.2f}"
+            cells = (SHOWN[tool], r["workers"], r["arrivals"], _number(r["rate"]), m, _number(r["idc_1s"]), inside, _number(r["idc_100ms"]))
+            body.append((*cells, (r["schedule"] or "-")[:12]))
     head = ("", "workers", "arrivals", "rate", "windows of 1 s", "IDC 1 s", "band", "IDC 0.1 s", "schedule")
-    said = ["Variance over mean of the counts: 1 of a Poisson process, 0 of equal gaps; band of the specification, section 6.",
-            "One run each, the tools side by side. A schedule's digest is that of its instants: the same for any number of workers."]  # fmt: skip
+    said = [
+        "Variance over mean of the counts: 1 of a Poisson process, 0 of equal gaps; band of the specification, section 6. One run each,",
+        "the tools side by side. A schedule's digest is that of its instants: the same for any number of workers.",
+    ]
     return [*said, "", *table(head, body)] if body else []
 
 
@@ -237,23 +251,14 @@ def _faults(rows: Sequence[Row], folder: Path) -> list[str]:
     for number, fault in dict.fromkeys((r["number"], r["fault"]) for r in found):
         cells = [_cell(by.get((number, fault, tool))) for tool in tools]
         body.append((f"{number:2d} {fault}", *cells))
-    counts = [
-        (
-            SHOWN[tool],
-            *(
-                sum(verdict(r) == kind for r in found if r["tool"] == tool and r["number"])
-                for kind in ("red", "shown", "let through", "hangs")
-            ),
-        )
-        for tool in tools
-    ]
+    kinds = ("red", "shown", "let through", "hangs", "not evaluated")
+    counts = [(SHOWN[tool], *(sum(verdict(r) == kind for r in _of(found, tool=tool) if r["number"]) for kind in kinds)) for tool in tools]
     said = [
-        "300 requests, Poisson at 75/s, 8 frames each; a quarter of them struck, unless the fault is total. Limit: 95 % of the answers inside",
-        "1 s, by each tool's own option where it has one. red: the exit status says so. shown: exit 0, but failures are counted, or fewer than",
-        "95 % are good, or p95 is over the limit. let through: exit 0 and every figure is clean. hangs: killed after 150 s.",
+        "300 requests, Poisson at 75/s, 8 frames each; a quarter of them struck, unless the fault is total. Limit: 95 % of the answers",
+        "inside 1 s, by each tool's own option where it has one. red: the exit status says so. shown: exit 0, but failures are counted,",
+        "or fewer than 95 % are good, or p95 is over the limit. let through: exit 0, and every figure is clean. hangs: killed after 150 s.",
     ]
-    return [*said, "", *table(("", *(SHOWN[tool] for tool in tools)), body), "",
-            *table(("faults", "red", "shown", "let through", "hangs"), counts)]  # fmt: skip
+    return [*said, "", *table(("", *(SHOWN[tool] for tool in tools)), body), "", *table(("faults", *kinds), counts)]
 
 
 def _cell(r: Row | None) -> str:
