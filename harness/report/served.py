@@ -234,7 +234,7 @@ class Block:
 
 
 def paired(blocks: Sequence[Block], shown: Interval, title: str) -> str:
-    """A row a block: its runs, old hollow and new filled, joined between their geometric means; below, the ratio beside its bound."""
+    """A row a block: its runs, old hollow and new filled, joined between their geometric means."""
     top, row = 30.0, 22.0
     bottom = top + row * len(blocks)
     across = scale_over([x for b in blocks for x in (*b.old, *b.new)], _LEFT + 30, _RIGHT, log=True)
@@ -266,7 +266,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[int]]], kinds: Sequence[tuple[str
             wide = (right - left) * n / total
             body += [rect(at, y + 3, wide, tall - 8, f"mark o-{kind}")] if n else []
             at += wide
-        shown = ", ".join(f"{n} {name}" for n, (name, _) in zip(counts, kinds, strict=True) if n)
+        shown = ", ".join(f"{name}: {n}" for n, (name, _) in zip(counts, kinds, strict=True) if n)
         body.append(text_at(right + 10, y + 15, shown, "value"))
     said = " · ".join(f"{label}: " + ", ".join(map(str, counts)) for label, counts in rows)
     return svg(width, top + tall * len(rows) + 6, f"{title}. {said}", body, "wide")

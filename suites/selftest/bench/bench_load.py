@@ -25,6 +25,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import select
 import shutil
@@ -82,7 +83,11 @@ class Bench:
 
 
 def keep(**row: Any) -> None:
-    """A row of the file, and of the screen."""
+    """A row of the file, and of the screen. Of a command line, paths are left out."""
+    if "argv" in row:
+        row["argv"] = [
+            f"<{Path(word).name}>" if word.startswith("/") else re.sub(r"(?<![:/\w])/[^\s\"]*/", "", word) for word in row["argv"]
+        ]
     row["at"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     row["load_average"] = os.getloadavg()[0]
     REPORTS.mkdir(parents=True, exist_ok=True)
@@ -129,19 +134,20 @@ class Clock:
 
 
 def costed(bench: Bench, tool: str, ask: Ask, server: stub.Stub) -> tuple[Run, dict[str, Any], list[dict[str, Any]]]:
-    """A run, and what it used between the first request that the stub saw and the end of the last answer."""
+    """A run, and what it used between the first request that the stub saw and the end of the last answer; our checks come after it."""
     clock = Clock()
     run = bench.run(tool, ask, meanwhile=clock)
     rows = [row for row in server.truth() if row["status"] == 200 and row["end"] is not None]
     if not rows:
         return run, {"tail": run.output[-1500:]}, rows
     start, end = min(row["seen"] for row in rows), max(row["end"] for row in rows)
-    cpu = clock.at(end) - clock.at(start)
+    check = run.told.more.get("check_s", 0.0)
+    cpu = clock.at(end) - clock.at(start) + check
     frames = sum(row["frames"] for row in rows)
     return run, {
         "code": run.code, "completed": run.told.completed, "served": len(rows), "frames": frames, "cpu_s": cpu,
         "wall_s": (end - start) * 1e-9, "tree_cpu_s": run.cpu_s, "tree_wall_s": run.wall_s, "stamps": run.told.more.get("stamps"),
-        "argv": run.argv,
+        "check_s": check, "argv": run.argv,
     }, rows  # fmt: skip
 
 
@@ -243,22 +249,25 @@ RATE, STOPPED, FROZEN, SERVICE_S = 100.0, 0.5, 1.0, 0.02
 
 
 def frozen(bench: Bench) -> None:
-    """p99 of the whole answer, from the schedule; 2,000 requests, so that the 20 slowest are of the freeze."""
-    n = 300 if bench.quick else 2000
-    service = {"kind": "fixed", "ttft_s": SERVICE_S, "tokens": 4}
-    for number, tool in bench.turns():
-        for who in ("client", "server"):
-            fault = {"what": "freeze", "seconds": FROZEN, "when": {"between": [n / RATE * 0.4, n / RATE]}, "count": 1}
-            with served(service, *([fault] if who == "server" else [])) as server:
-                stop = Stop(server, n * 2 // 5) if who == "client" else None
-                run = bench.run(tool, Ask(server.target.base_url, n, 4, rate=RATE, seed=number + 1), meanwhile=stop)
-                rows = server.truth()
-            seconds = STOPPED if who == "client" else FROZEN
-            low, middle, high = schedule_p99(n, seconds)
-            told = run.told
-            keep(piece="freeze", tool=tool, round=number, who=who, code=run.code, ttft_p99=told.ttft_p99, e2e_p99=told.e2e_p99,
-                 arrival_p99=told.arrival_p99, completed=told.completed, expected=middle, expected_low=low, expected_high=high,
-                 exact=exact_p99(told, rows, stop), invalid=told.more.get("invalid"), argv=run.argv)  # fmt: skip
+    """p99 of the whole answer, from the schedule; so many requests that the slowest hundredth is of the freeze. The tools side by side."""
+    n = 300 if bench.quick else 1200
+    truth = {who: schedule_p99(n, seconds) for who, seconds in (("client", STOPPED), ("server", FROZEN))}
+
+    def one(tool: str, number: int, who: str) -> None:
+        fault = {"what": "freeze", "seconds": FROZEN, "when": {"between": [n / RATE * 0.4, n / RATE]}, "count": 1}
+        with served({"kind": "fixed", "ttft_s": SERVICE_S, "tokens": 4}, *([fault] if who == "server" else []), core=None) as server:
+            stop = Stop(server, n * 2 // 5) if who == "client" else None
+            run = bench.run(tool, Ask(server.target.base_url, n, 4, rate=RATE, seed=number + 1), core=None, meanwhile=stop)
+            rows = server.truth()
+        told, (low, middle, high) = run.told, truth[who]
+        keep(piece="freeze", tool=tool, round=number, who=who, code=run.code, ttft_p99=told.ttft_p99, e2e_p99=told.e2e_p99,
+             arrival_p99=told.arrival_p99, completed=told.completed, expected=middle, expected_low=low, expected_high=high,
+             exact=exact_p99(told, rows, stop), invalid=told.more.get("invalid"), argv=run.argv)  # fmt: skip
+
+    for number in range(bench.rounds):
+        for who in truth:
+            with ThreadPoolExecutor(len(bench.pythons)) as pool:
+                list(pool.map(lambda tool, number=number, who=who: one(tool, number, who), bench.pythons))
 
 
 class Stop:
@@ -307,7 +316,7 @@ def exact_p99(told: Told, rows: list[dict[str, Any]], stop: Stop | None) -> floa
 
 def dispersed(bench: Bench) -> None:
     """Variance over mean of the arrivals in windows of a second, Poisson asked for: 1. The tools side by side, each with a stub."""
-    rate, n = 50.0, 300 if bench.quick else 2000
+    rate, n = 50.0, 300 if bench.quick else 1500
 
     def one(tool: str, workers: int) -> None:
         with served({"kind": "fixed", "ttft_s": 0.002, "tokens": 1}, core=None) as server:
@@ -422,10 +431,17 @@ def commanded(bench: Bench, ask: Ask, harm: Harm | None) -> Run:
 
     def read() -> Told:
         text = (place / "output.txt").read_text()
-        return Told(more={"said": json.loads(text[text.index("{") :])})
+        return briefly(json.loads(text[text.index("{") :]))
 
     env = {"PYTHONPATH": str(clients.ROOT)}
     return clients.measured("ours", argv, place, read, env=env, within_s=150, meanwhile=harm)
+
+
+def briefly(said: Mapping[str, Any]) -> Told:
+    """Of what the command printed, the verdicts."""
+    verdicts = {name: {key: each[key] for key in ("outcome", "reason", "sentence")} for name, each in said["verdicts"].items()}
+    first = next(iter(said["verdicts"].values()))
+    return Told(completed=first["n"] - first["n_unusable"], failed=first["n_unusable"], more={"said": verdicts})
 
 
 class Harm:

@@ -20,26 +20,75 @@ TELLING = ("completed", "failed", "ttft_p99", "e2e_p95", "e2e_p99", "good")
 
 def page(rows: Sequence[Row], folder: Path) -> None:
     """Writes the three files."""
-    made = {each["piece"] for each in rows}
     parts = [
         ("What it costs", [*_rates(rows, "frames"), *_rates(rows, "requests"), *_limit(rows)]),
         ("What it measures: TTFT at 200 requests/s of 50 frames, 5 ms apart", _ttft(rows)),
-        ("Frozen for once: p99 of the whole answer, 2,000 requests at 100/s", _freeze(rows)),
+        ("Frozen for once: p99 of the whole answer, 1,200 requests at 100/s", _freeze(rows)),
         ("Arrivals as the stub saw them, Poisson asked for", _dispersion(rows)),
-        ("The fault catalogue", _faults(rows, folder) if "faults" in made else []),
+        ("The fault catalogue", _faults(rows, folder)),
     ]
-    text = "\n\n".join(f"{title}\n{'-' * len(title)}\n\n" + "\n".join(lines) for title, lines in parts if lines)
+    parts = [(title, lines) for title, lines in parts if lines]
+    text = "\n\n".join(f"{title}\n{'-' * len(title)}\n\n" + "\n".join(lines) for title, lines in parts)
     (folder / "rivals.txt").write_text(_head(rows) + "\n" + text + "\n", encoding="utf-8")
+    blocks = [f"## {title}\n\n```text\n" + "\n".join(lines).rstrip() + "\n```" for title, lines in parts]
+    said = [HOW.format(load=_load(rows)), "## Versions and command lines", _commands(rows), *blocks, FAIR]
+    (folder / "README.md").write_text("\n\n".join(part.strip("\n") for part in said) + "\n", encoding="utf-8")
     print(text)
 
 
+HOW = """
+# The load generator beside its rivals
+
+Made by `python -m suites.selftest.bench.bench_load frames requests limit ttft freeze dispersion faults page`, with the interpreters
+that have the rivals and a folder with a tokenizer for them; `rivals.jsonl` holds every run, `rivals.txt` the tables below,
+`fault_catalogue.csv` what each tool said to each fault. A rival whose interpreter was not named is told as not evaluated.
+
+- **One server for all**: `python -m harness.serve.stub`, one write and one packet (TCP_NODELAY) for each frame, over loopback.
+- **Two shared cores** {load}: the client and all its processes on one of them, the stub on the other. Quote ratios, not seconds.
+- **Turns**: each round every tool once, the first one moved on by one; ratios are of runs of the same round.
+- **Processor-seconds** are of the whole tree between the first request that the stub saw and the end of the last answer, looked at
+  ten times a second; what goes before and after (imports, tokenizers, tables) is told apart as start and end. Our own checks of
+  the answers are made when the load is over, and are counted as if they were made within it; what a rival does after is not.
+- **Real-time priority**: our shards ask the system for it, and as root they get it; the rivals do not ask. It costs no
+  processor time, and on a machine that does other things too it makes sends and stamps more punctual.
+"""
+
+FAIR = """
+## What a rival does that we do not
+
+- vllm bench serve: multimodal and embedding requests, LoRA mixes, a dozen public data sets, plots of the timeline.
+- GuideLLM: searches for goodput and for the knee by concurrency, HTML reports, audio and video, scenario files.
+- AIPerf: telemetry of GPUs, many endpoint types, trace replays of agents, adaptive searches, confidence over repeated runs, a dashboard.
+- inference-perf: runs in a cluster beside Prometheus, storage in clouds, validates its own reports.
+- All four count tokens with a tokenizer of their own where the server does not say; we take the server's usage, and check it.
+
+What is not compared: prompts are as long but not byte for byte the same (each tool writes its own JSON; inference-perf has mock prompts of
+its own); GuideLLM and inference-perf send no name with a request, so theirs are joined by the order of the sends; vllm bench serve
+has no answers in one piece, its requests there are streams of one frame. SGLang's client and k6 were not there.
+"""
+
+
+def _load(rows: Sequence[Row]) -> str:
+    loads = [r["load_average"] for r in rows if r["piece"] in ("frames", "requests", "ttft", "freeze", "limit")]
+    return f"with others at work (load average {min(loads):.1f} to {max(loads):.1f} meanwhile)" if loads else "with others at work"
+
+
+def _commands(rows: Sequence[Row]) -> str:
+    versions = {r["tool"]: r["version"] for r in rows if r["piece"] == "versions" and r["version"]}
+    lines = []
+    for tool in SHOWN:
+        said = "this tree" if tool == "ours" else versions.get(tool) or "not evaluated: no interpreter with it was named"
+        lines.append(f"- **{SHOWN[tool]}**: {said}")
+        run = next((r for r in rows if r.get("argv") and r["tool"] == tool and r["piece"] == "ttft"), None)
+        lines += [f"  `{' '.join(run['argv'])}`"] if run else []
+    return "\n".join(lines)
+
+
 def _head(rows: Sequence[Row]) -> str:
-    versions = {r["tool"]: r["version"] or "not evaluated" for r in rows if r["piece"] == "versions"}
-    loads = [r["load_average"] for r in rows if r["piece"] not in ("versions", "faults", "dispersion")]
+    versions = {r["tool"]: r["version"] for r in rows if r["piece"] == "versions" and r["version"]}
     lines = ["Made by python -m suites.selftest.bench.bench_load; see README.md beside it.", ""]
-    lines += [f"{SHOWN[tool]:18} {version}" for tool, version in versions.items()]
-    lines += [f"load average while costs and times were measured: {min(loads):.1f} to {max(loads):.1f}, on 2 cores"] if loads else []
-    return "\n".join(lines) + "\n"
+    lines += [f"{SHOWN[tool]:18} {versions.get(tool, 'not evaluated')}" for tool in list(SHOWN)[1:]]
+    return "\n".join([*lines, "", f"Two shared cores {_load(rows)}: quote ratios."]) + "\n"
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[Any]]) -> list[str]:
@@ -238,6 +287,8 @@ def reasons(said: Any) -> str:
 
 def _faults(rows: Sequence[Row], folder: Path) -> list[str]:
     found = list({(r["number"], r["fault"], r["tool"]): r for r in _of(rows, piece="faults")}.values())
+    if not found:
+        return []
     found.sort(key=lambda r: (r["number"], r["fault"], list(SHOWN).index(r["tool"])))
     with (folder / "fault_catalogue.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +186,22 @@ def test_every_section_is_there_and_well_formed(page):
 
 
 def test_percentiles_are_those_of_the_records(page, load):
-    told = text_of(part(page, "latency"))
     described = slo.described(load.load, "e2e")
-    value, low, high = described.quantiles[0.5]
-    assert f"Time to the end, s 240 {number(described.n_eff)} {number(value)} [{number(low)}, {number(high)}]" in told
+    cells = " ".join(text_of(serving.quantile_text(row)) for row in described.quantiles.values())
+    assert f"Time to the end, s 240 {number(described.n_eff or None)} {cells}" in text_of(part(page, "latency"))
+
+
+def test_percentiles_rank_failures_above_every_latency():
+    ends = [1000 * (1 + (37 * i) % 211) if i % 20 else None for i in range(400)]  # 5 % failed
+    run = of(made(*ends), {})
+    ordered = sorted(e * 1e-6 for e in ends if e is not None)
+    (found,) = loads_of(run)
+    described = found.described("e2e")
+    for q in (0.5, 0.9):
+        assert described.quantiles[q][0] == pytest.approx(ordered[math.ceil(q * 400) - 1])
+    assert described.quantiles[0.99][0] is None
+    told = text_of(serving.latency(run, [found]))
+    assert f"{number(described.quantiles[0.5][0])} [" in told and "400 requests in the window, 380 complete, 20 failed" in told
 
 
 def test_a_percentile_that_n_cannot_carry_is_not_printed():
@@ -257,7 +270,7 @@ def test_blocks_are_drawn_run_by_run(page):
 
 def test_company_is_counted_by_kind(page):
     told = text_of(part(page, "floor"))
-    assert "50 the same, 9 numeric ties, 1 errors" in told and "59 the same, 1 numeric ties" in told
+    assert "the same: 50, numeric ties: 9, errors: 1" in told and "the same: 59, numeric ties: 1" in told
     assert "c = 1 again: 0 ties, 0 errors" in told
 
 
@@ -292,7 +305,7 @@ def test_the_line_falls_to_the_share_that_failed_and_no_further(values, failed):
     least = 0.5 / n
     wanted = 240.0 if not failed else 30 + 210 * math.log(share) / math.log(least)
     assert heights[-1] == pytest.approx(wanted, abs=0.1)
-    assert (f"{failed} failed" in markup) == bool(failed)
+    assert (f"{failed} failed" in markup) == (points[-1][0] == 372.0 and len(points) % 2 == 0) == bool(failed)
 
 
 def test_thinning_keeps_the_slow_end():
@@ -328,7 +341,7 @@ def well_formed(markup: str) -> bool:
 
 
 @given(header=st.dictionaries(st.sampled_from(KEYS), FINITE), conditions=FINITE, odd=JSON)
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=80)
 def test_any_header_and_any_conditions_are_survived(header, conditions, odd):
     load = Load({**made(5).header, **header}, made(5, 900, None).records)
     for about in (conditions, {"server": odd, "timeline": odd, "client_lag_p99_s": odd}, {"server": {"argv": odd, "parity": odd}}):
@@ -356,7 +369,7 @@ def test_any_ladder_and_any_blocks_are_survived(about, odd):
         min_size=1, max_size=8,
     )
 )  # fmt: skip
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(derandomize=True, deadline=None, max_examples=80)
 def test_any_records_are_survived(records):
     assert well_formed(drawn(of(Load({"slo": {"ttft_p95": "1s", "tpot_p50": "1us"}}, tuple(records)))))
 
@@ -370,12 +383,13 @@ def test_hostile_text_is_shown_as_text(server):
 
 
 def test_changed_records_are_not_shown(run, tmp_path):
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     (path,) = (copy / "raw").glob("*.bin.gz")
-    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-64]))
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[-50] ^= 1  # a microsecond of one request: still a load, and another one
+    assert Load.from_bytes(bytes(data))
+    path.write_bytes(gzip.compress(bytes(data)))
     text = both(copy)[0]
     assert "Records that cannot be shown" in part(text, "latency") and not part(text, "timeline")
     assert well_formed(part(text, "latency"))
