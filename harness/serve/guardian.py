@@ -320,15 +320,17 @@ class Guardian:
             note(self.order["registry"], self._entry())
         return now
 
-    def reap(self) -> None:
-        """Takes the exit status of whoever ended, adopted or not."""
+    def reap(self) -> bool:
+        """Takes the exit status of whoever ended, adopted or not. True if we have no child any more, hence nobody below us:
+        the kernel's word, where a walk through /proc may miss one whose parent is just dying.
+        """
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return True
             if pid == 0:
-                return
+                return False
             if pid == self.pid and self.code is None:
                 self.code = os.waitstatus_to_exitcode(status)
                 self.say("exited", code=self.code)
@@ -378,9 +380,9 @@ class Guardian:
         asked = time.monotonic()
         killed: set[int] = set()
         while True:
-            self.reap()
+            alone = self.reap()
             left_over = self.look(maps=not killed)
-            if not left_over or time.monotonic() - asked > kill_s:
+            if (alone and not left_over) or time.monotonic() - asked > kill_s:
                 break
             killed |= {each.pid for each in left_over if send(each.id, signal.SIGKILL)}
             select.select([self.wake], [], [], 0.02)

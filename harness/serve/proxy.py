@@ -178,6 +178,7 @@ class Proxy:
         task = asyncio.ensure_future(self._connection(passage, reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: writer.close())  # one that was cancelled before its first step has closed nothing
 
     async def _connection(self, passage: Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

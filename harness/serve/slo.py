@@ -266,7 +266,7 @@ def described(load: Load, metric: str, quantiles: Sequence[float] = QUANTILES, w
     def row(q: float) -> tuple[float | None, float | None, float | None]:
         whole = math.floor(n_eff)
         low, high = series.quantile_ranks(whole, q, 0.025) if whole >= 1 else (None, None)
-        near, far = (None if low is None else max(1, math.floor(low / whole * n)), None if high is None else math.ceil(high / whole * n))
+        near, far = (None if low is None else math.floor((low - 1) / whole * n) + 1, None if high is None else math.ceil(high / whole * n))
         return at(math.ceil(q * n)), at(near), at(far)  # the same ranks, of n
 
     return Described(n, n_eff, {q: row(q) for q in quantiles})

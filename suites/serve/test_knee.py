@@ -59,6 +59,10 @@ def _measured(bench, distinct, found, low, high) -> Measurement:
         "curve": {str(c): round(x, 3) for c, x in knee.curve(found["look"]).items()},
         "confirmed": {str(c): round(x, 3) for c, x in knee.curve(found["confirm"]).items()},
         "at_once": {str(c): knee.together(found["confirm"], c) for c in sorted({row["concurrency"] for row in found["confirm"]})},
+        "looked_at_once": {
+            str(c): {k: v for k, v in knee.together(found["look"], c).items() if k != "telemetry"}
+            for c in sorted({row["concurrency"] for row in found["look"]})
+        },
     }  # fmt: skip
     causes = tuple(sorted({cause for row in found["confirm"] for cause in row["invalid"][:1]}))
     subject = (bench.serving.subject(distinct),)

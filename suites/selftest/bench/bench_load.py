@@ -412,7 +412,11 @@ def one_fault(bench: Bench, fault: Fault, tool: str) -> None:
     with served(service, *([fault.switch] if fault.switch else []), core=None) as server:
         harm = Harm(fault.client, server) if fault.client else None
         ask = Ask(server.target.base_url, N, 8, rate=fault.rate, workers=fault.workers, slo_s=LIMIT_S, limit_s=WAIT_S)
-        run = commanded(bench, ask, harm) if tool == "ours" else bench.run(tool, ask, core=None, meanwhile=harm, within_s=150)
+        run = (
+            commanded(bench, ask, harm, fault.number == 20)
+            if tool == "ours"
+            else bench.run(tool, ask, core=None, meanwhile=harm, within_s=150)
+        )
         struck = sum(bool(row["faults"]) for row in server.truth())
     told = run.told
     keep(piece="faults", number=fault.number, fault=fault.name, tool=tool, code=run.code, completed=told.completed, failed=told.failed,
@@ -422,11 +426,12 @@ def one_fault(bench: Bench, fault: Fault, tool: str) -> None:
     return None
 
 
-def commanded(bench: Bench, ask: Ask, harm: Harm | None) -> Run:
-    """``python -m harness load``; its reasons are kept beside the exit status."""
+def commanded(bench: Bench, ask: Ask, harm: Harm | None, checked: bool) -> Run:
+    """``python -m harness load``. ``checked``: nobody says that speed alone is to be judged; of a stub there is no checkpoint."""
     argv = [sys.executable, "-m", "harness", "load", ask.url, "--model", "stub", "--rate", f"{ask.rate:g}", "--requests", str(ask.n),
             "--warmup", "0.3", "--slo", f"e2e_p95={ask.slo_s:g}s", "--limit", f"{ask.limit_s:g}", "--output-tokens", str(ask.tokens),
-            "--input-tokens", "8", "--ignore-eos", "--shards", str(ask.workers), "--unchecked", "--json"]  # fmt: skip
+            "--input-tokens", "8", "--ignore-eos", "--shards", str(ask.workers), "--json"]  # fmt: skip
+    argv += [] if checked else ["--unchecked"]
     place = Path(tempfile.mkdtemp(prefix="command-", dir=bench.folder))
 
     def read() -> Told:
@@ -445,13 +450,14 @@ def briefly(said: Mapping[str, Any]) -> Told:
 
 
 class Harm:
-    """What is done to a client, once a third of its requests have come."""
+    """What is done to a client, once a third of its requests have come; descriptors are taken while it still opens connections."""
 
     def __init__(self, what: str, server: stub.Stub) -> None:
         self.what, self.server, self.done = what, server, False
+        self.after = 10 if what == "descriptors" else N // 3
 
     def __call__(self, pid: int) -> None:
-        if not clients.wait_until(lambda: self.server.state().get("requests", 0) >= N // 3, 120):
+        if not clients.wait_until(lambda: self.server.state().get("requests", 0) >= self.after, 120):
             return
         pids = clients.tree(pid)
         mine = clients.senders(pids, self.server.target.port)
