@@ -275,8 +275,10 @@ def vllm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str
 
 def guidellm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list[str], dict[str, str], Callable[[], Told]]:
     """GuideLLM with as many worker processes as are asked for (its default is ten)."""
-    backend = {"kind": "openai_http", "target": ask.url, "model": "stub", "max_tokens": ask.tokens, "timeout": ask.limit_s,
-               "stream": ask.stream}  # fmt: skip
+    backend = {
+        "kind": "openai_http", "target": ask.url, "model": "stub", "max_tokens": ask.tokens, "timeout": ask.limit_s, "stream": ask.stream,
+        "extras": {"body": {"ignore_eos": True}},
+    }  # fmt: skip
     profile = {"kind": "concurrent", "streams": ask.concurrency} if ask.concurrency else {"kind": "poisson", "rate": ask.rate}
     argv = [
         python, "-m", "guidellm", "run", "--backend", json.dumps(backend), "--profile", json.dumps(profile),
