@@ -39,7 +39,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -86,7 +86,10 @@ def keep(**row: Any) -> None:
     """A row of the file, and of the screen. Of a command line, paths are left out."""
     if "argv" in row:
         row["argv"] = [
-            f"<{Path(word).name}>" if word.startswith("/") else re.sub(r"(?<![:/\w])/[^\s\"]*/", "", word) for word in row["argv"]
+            f"<{Path(word).name}>"
+            if Path(word).is_absolute() and not word.startswith("/v1")
+            else re.sub(r"(?<![:/\w])/[^\s\"]*/", "", word)
+            for word in row["argv"]
         ]
     row["at"] = time.strftime("%Y-%m-%dT%H:%M:%S")
     row["load_average"] = os.getloadavg()[0]
@@ -219,12 +222,11 @@ def cheapest(port: int, stream: bool, n: int, concurrency: int) -> tuple[float, 
 
 
 def joined(tool: str, told: Told, truth: list[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
-    """Each reported TTFT with the stub's row: by the number or name that was sent, or by the order of the sends where there is none."""
-    key = "request" if tool in ("ours", "vllm") else "id"
+    """Each reported TTFT with the stub's row: by what was sent, or by the answer's id, which ends in the order of arrival."""
+    key = {"ours": "request", "vllm": "request", "aiperf": "id"}.get(tool, "ordinal")
     by = {row[key]: row for row in truth}
-    if all(name is None for name, _ in told.rows):
-        return list(zip((x for _, x in told.rows), sorted(truth, key=lambda row: row["seen"]), strict=False))
-    return [(x, by[name]) for name, x in told.rows if name in by]
+    named = [(int(name.rpartition("-")[2]) if key == "ordinal" else name, x) for name, x in told.rows]
+    return [(x, by[name]) for name, x in named if name in by]
 
 
 def ttft(bench: Bench) -> None:
@@ -239,9 +241,8 @@ def ttft(bench: Bench) -> None:
         shown = {f"p{q:g}": quantile(list(map(abs, errors)), q / 100) for q in (50, 90, 99)}
         true = quantile([(row["first"] - row["seen"]) * 1e-9 for row in rows], 0.99)
         asked = (len(rows) - 1) / cost["wall_s"] if rows else None
-        by = "order" if run.told.rows and run.told.rows[0][0] is None else "name"
         mean = statistics.fmean(errors) if errors else None
-        keep(piece="ttft", tool=tool, round=number, joined=len(pairs), by=by, mean_us=mean, **shown, told_p99=run.told.ttft_p99,
+        keep(piece="ttft", tool=tool, round=number, joined=len(pairs), mean_us=mean, **shown, told_p99=run.told.ttft_p99,
              true_p99=true, rate=asked, **cost)  # fmt: skip
 
 
@@ -281,11 +282,17 @@ class Stop:
             return
         pids = clients.tree(pid)
         began = time.monotonic_ns()
-        for sign, seconds in ((signal.SIGSTOP, STOPPED), (signal.SIGCONT, 0)):
-            for each in pids:
-                os.kill(each, sign)
-            time.sleep(seconds)
+        stand_still(pids)
         self.instants = (began, time.monotonic_ns())
+
+
+def stand_still(pids: Sequence[int]) -> None:
+    """All of them, for half a second."""
+    for sign, seconds in ((signal.SIGSTOP, STOPPED), (signal.SIGCONT, 0.0)):
+        for each in pids:
+            with suppress(ProcessLookupError):
+                os.kill(each, sign)
+        time.sleep(seconds)
 
 
 def schedule_p99(n: int, seconds: float) -> tuple[float, float, float]:
@@ -327,7 +334,7 @@ def dispersed(bench: Bench) -> None:
              idc_100ms=scatter(seen, 0.1), windows=int(seconds), rate=(len(seen) - 1) / seconds if seconds else None,
              schedule=run.told.more.get("schedule"), argv=run.argv)  # fmt: skip
 
-    for workers in (1, 2, 4, 10):
+    for workers in (1, 10, 4, 2):
         tools = [tool for tool in bench.pythons if workers == 1 or tool != "vllm"]
         with ThreadPoolExecutor(len(tools)) as pool:
             list(pool.map(one, tools, [workers] * len(tools)))
@@ -464,10 +471,7 @@ class Harm:
         {"stopped": self._stop, "starved": self._starve, "descriptors": self._descriptors, "killed": self._kill}[self.what](pids, mine)
 
     def _stop(self, pids: list[int], mine: list[int]) -> None:
-        for sign, seconds in ((signal.SIGSTOP, STOPPED), (signal.SIGCONT, 0)):
-            for each in pids:
-                os.kill(each, sign)
-            time.sleep(seconds)
+        stand_still(pids)
         self.done = True
 
     def _starve(self, pids: list[int], mine: list[int]) -> None:

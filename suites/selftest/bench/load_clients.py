@@ -39,7 +39,7 @@ class Ask:
 
 @dataclass
 class Told:
-    """What a client reported, in seconds; None: it does not say. ``rows``: (name or number of the request, TTFT), None for no name."""
+    """What a client reported, in seconds; None: it does not say. ``rows``: (number or name of the request, or of its answer; TTFT)."""
 
     completed: int | None = None
     failed: int | None = None
@@ -302,11 +302,11 @@ def guidellm(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tuple[list
 
         lost = [len(requests[kind] or []) for kind in ("errored", "incomplete")]
         good = metrics.get("slo_attainment") if ask.slo_s else None
-        times = [r["info"]["timings"] for r in done]
+        times = [(r["response_id"], r["info"]["timings"]) for r in done]
         return Told(
             len(done), sum(lost), p("time_to_first_token_ms", "p99", 1e-3), p("request_latency", "p95"), p("request_latency", "p99"),
             p("request_scheduled_latency", "p99"), good,
-            [(None, t["first_token_iteration"] - t["request_start"]) for t in times if t["first_token_iteration"] is not None],
+            [(name, t["first_token_iteration"] - t["request_start"]) for name, t in times if t["first_token_iteration"] is not None],
             {"errored": lost[0], "incomplete": lost[1]},
         )  # fmt: skip
 
@@ -380,12 +380,13 @@ def inference_perf(python: str, ask: Ask, folder: Path, tokenizer: Path) -> tupl
             return (latency.get(name) or {}).get(at)
 
         rows = json.loads((folder / "inference-perf" / "per_request_lifecycle_metrics.json").read_text())
-        done = [(r["start_time"], (r["info"]["response_metrics"] or {}).get("chunk_times")) for r in rows if not r["error"]]
+        done = [(r["start_time"], r["info"]["response_metrics"]) for r in rows if not r["error"] and r["info"]["response_metrics"]]
         good = (said["successes"].get("goodput_metrics") or {}).get("goodput_percentage")
         return Told(
             said["successes"]["count"], said["failures"]["count"], p("time_to_first_token", "p99"), p("request_latency", "p95"),
             p("request_latency", "p99"), None, good / 100 if good is not None else None,
-            [(None, stamps[0] - start) for start, stamps in sorted(done) if stamps], {"sent": said["load_summary"]["count"]},
+            [(json.loads(m["response_chunks"][0])["id"], m["chunk_times"][0] - at) for at, m in done if m.get("chunk_times")],
+            {"sent": said["load_summary"]["count"]},
         )  # fmt: skip
 
     return [python, "-c", "from inference_perf import main_cli; main_cli()", "-c", str(path)], {"HF_HUB_OFFLINE": "1"}, read

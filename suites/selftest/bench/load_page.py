@@ -31,7 +31,7 @@ def page(rows: Sequence[Row], folder: Path) -> None:
     text = "\n\n".join(f"{title}\n{'-' * len(title)}\n\n" + "\n".join(lines) for title, lines in parts)
     (folder / "rivals.txt").write_text(_head(rows) + "\n" + text + "\n", encoding="utf-8")
     blocks = [f"## {title}\n\n```text\n" + "\n".join(lines).rstrip() + "\n```" for title, lines in parts]
-    said = [HOW.format(load=_load(rows)), "## Versions and command lines", _commands(rows), *blocks, FAIR]
+    said = [HOW.format(load=_load(rows)), *_lacking(rows), "## Versions and command lines", _commands(rows), *blocks, FAIR]
     (folder / "README.md").write_text("\n\n".join(part.strip("\n") for part in said) + "\n", encoding="utf-8")
     print(text)
 
@@ -63,9 +63,19 @@ FAIR = """
 - All four count tokens with a tokenizer of their own where the server does not say; we take the server's usage, and check it.
 
 What is not compared: prompts are as long but not byte for byte the same (each tool writes its own JSON; inference-perf has mock prompts of
-its own); GuideLLM and inference-perf send no name with a request, so theirs are joined by the order of the sends; vllm bench serve
-has no answers in one piece, its requests there are streams of one frame. SGLang's client and k6 were not there.
+its own); vllm bench serve has no answers in one piece, its requests there are streams of one frame. SGLang's client and k6 were not there.
 """
+
+
+def _lacking(rows: Sequence[Row]) -> list[str]:
+    """What was not made, and what is to be known of what was."""
+    tools = [r["tool"] for r in rows if r["piece"] == "versions" and r["version"]]
+    lines = [f"- {r['text']}" for r in rows if r["piece"] == "note"]
+    for piece in ("frames", "requests", "ttft", "freeze", "dispersion", "faults"):
+        made = {r["tool"] for r in rows if r["piece"] == piece}
+        if lacking := [SHOWN[tool] for tool in SHOWN if tool in {"ours", *tools} and tool not in made]:
+            lines.append(f"- `{piece}` is not measured yet of {', '.join(lacking)}.")
+    return ["## What is not here yet, and how the machine was", "\n".join(lines)] if lines else []
 
 
 def _load(rows: Sequence[Row]) -> str:
@@ -79,7 +89,7 @@ def _commands(rows: Sequence[Row]) -> str:
     for tool in SHOWN:
         said = "this tree" if tool == "ours" else versions.get(tool) or "not evaluated: no interpreter with it was named"
         lines.append(f"- **{SHOWN[tool]}**: {said}")
-        run = next((r for r in rows if r.get("argv") and r["tool"] == tool and r["piece"] == "ttft"), None)
+        run = next((r for r in rows if r.get("argv") and r["tool"] == tool and r["piece"] in ("frames", "ttft")), None)
         lines += [f"  `{' '.join(run['argv'])}`"] if run else []
     return "\n".join(lines)
 
@@ -137,8 +147,16 @@ def _rates(rows: Sequence[Row], piece: str) -> list[str]:
         spread = f"{_number(min(rates))} to {_number(max(rates))}"
         middles = (_number(statistics.median(each)) for each in (walls, idle))
         body.append((SHOWN[tool], len(mine), mine[0]["served"], _number(statistics.median(rates)), spread, *middles, *_ratio(ratios)))
+    stamps = [r["stamps"] / r["frames"] for r in found if r.get("stamps") and r["frames"]]
+    said = [GOALS[piece]]
+    if piece == "frames" and stamps:
+        said += [
+            f"The stub writes ahead of a slow client, which then reads many frames at once, for one wake-up and one true instant: of ours "
+            f"{min(stamps):.0%} to {max(stamps):.0%}",
+            "had an instant of their own. Frames that come one by one, 5 ms apart, are in the table of TTFT.",
+        ]
     head = ("", "rounds", "requests", "/cpu-s", "least to most", "/s", "start, end cpu-s", "ours / it", "least to most")
-    return [GOALS[piece], "", *table(head, body), ""]
+    return [*said, "", *table(head, body), ""]
 
 
 def _ratio(ratios: Sequence[float]) -> tuple[str, str]:
@@ -148,6 +166,7 @@ def _ratio(ratios: Sequence[float]) -> tuple[str, str]:
 
 
 def _limit(rows: Sequence[Row]) -> list[str]:
+    """What the stub itself bears; where a client comes near it, its wall-clock rate is the stub's."""
     body = []
     for name in ("frames", "requests"):
         found = list(_of(rows, piece="limit", of=name))
@@ -173,11 +192,10 @@ def _ttft(rows: Sequence[Row]) -> list[str]:
             lambda r: r["true_p99"] * 1e3,
             lambda r: r["frames"] / r["cpu_s"] if r["cpu_s"] else None,
         )
-        body.append((SHOWN[tool], len(mine), mine[0]["by"], *(_middle(map(pick, mine)) for pick in picked)))
+        body.append((SHOWN[tool], len(mine), *(_middle(map(pick, mine)) for pick in picked)))
     head = (
         "",
         "rounds",
-        "by",
         "joined",
         "sent/s",
         "mean us",
@@ -190,7 +208,7 @@ def _ttft(rows: Sequence[Row]) -> list[str]:
     )
     said = [
         "reported TTFT less the stub's: ours from when each request was due, the others from their own send (its lateness left out).",
-        "Joined by the request's name, or, where a client sends none, by the order of the sends. Goal: p50 at most 100 us, p99 1 ms.",
+        "Joined by the name that was sent, or by that of the answer. Goal: p50 at most 100 us, p99 1 ms.",
     ]
     return [*said, "", *table(head, body)] if body else []
 
