@@ -133,6 +133,7 @@ class Reply:
     finish: str = ""
     text: bytes = b""
     usage: dict[str, Any] | None = None
+    model: str = ""  # that the answer names
     outputs: list[int] = field(default_factory=list)
 
     @property
@@ -171,7 +172,7 @@ def completeness(status: int, body: bytes, ended: str, expect: Expect) -> tuple[
             _stream(reply, payloads, rest, ended, expect)
             _utf8(body)
         else:
-            _single(reply, body, ended)
+            _single(reply, body, ended, expect)
         _tokens(reply, expect)
     except _Wrong as wrong:
         reply.outcome, reply.why, reply.detail = wrong.args
@@ -263,6 +264,7 @@ class _Reader:
             raise _Wrong("error", "malformed_sse", f"frame {index} has no list of choices: {_shown(payload[:80])}")
         if self.id is None:
             self.id = frame.get("id")
+            self.reply.model = str(frame.get("model") or "")[:200]
         if frame.get("id") != self.id:
             raise _Wrong("error", "malformed_sse", f"frame {index} is of answer {frame.get('id')!r}, the first one of {self.id!r}")
         if self.expect.model and frame.get("model") != self.expect.model:
@@ -366,7 +368,7 @@ def _duplicates(reply: Reply, payloads: list[bytes], flushes: int) -> None:
 # --- a single object ----------------------------------------------------------------------------------
 
 
-def _single(reply: Reply, body: bytes, ended: str) -> None:
+def _single(reply: Reply, body: bytes, ended: str, expect: Expect) -> None:
     if ended == "reset":
         raise _Wrong(*_CUT["reset"])
     if ended != "whole":
@@ -380,6 +382,9 @@ def _single(reply: Reply, body: bytes, ended: str) -> None:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise _Wrong("error", "malformed_http", f"no list of choices: {_shown(body[:80])}")
+    reply.model = str(answer.get("model") or "")[:200]
+    if expect.model and answer.get("model") != expect.model:
+        raise _Wrong("error", "wrong_model", f"the answer is of model {answer.get('model')!r}, expected {expect.model!r}")
     reply.usage = answer["usage"] if isinstance(answer.get("usage"), dict) else None
     if not choices:
         raise _Wrong("error", "zero_tokens", "no choices")

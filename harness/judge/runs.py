@@ -91,7 +91,7 @@ def over_limit(claim: Claim, measurement: Measurement) -> Verdict:
         needed, wrong_side=k / n >= share, unattainable=few, n_eff=n / tau,
     ))  # fmt: skip
     if gone := _gone(rows):
-        return _dead(verdict, rows, gone, share)
+        return _dead(claim, verdict, rows, gone)
     return _with_cause(verdict, rows, claim.slo) if verdict.outcome == "fails" else _if_steady(verdict, drift)
 
 
@@ -115,11 +115,18 @@ def _gone(rows: Sequence[Sample]) -> Sequence[Sample]:
     return tail if tail and tail[-1].status == "connect_failed" and all(s.value is None for s in tail) else ()
 
 
-def _dead(verdict: Verdict, rows: Sequence[Sample], gone: Sequence[Sample], share: float) -> Verdict:
+def _dead(claim: Claim, verdict: Verdict, rows: Sequence[Sample], gone: Sequence[Sample]) -> Verdict:
     """A server that is gone for good is no state that comes and goes: no dependence excuses it, and its quick end holds nothing."""
-    outcome: Outcome = "fails" if len(gone) > share * len(rows) or verdict.outcome == "fails" else "inconclusive"
+    outcome: Outcome = "fails" if len(gone) > claim.bound.limit * len(rows) or verdict.outcome == "fails" else "inconclusive"
     reason = "zero_completed" if all(s.value is None for s in rows) else "server_died"
-    sentence = f"nobody listened from {gone[0].at:.3f} s after the origin on, {len(gone)} of {len(rows)} requests: {verdict.sentence}"
+    ended = f"the server ended: nobody listened from {gone[0].at:.3f} s after the origin on, {len(gone)} of {len(rows)} requests"
+    if verdict.outcome == "fails":
+        said = verdict.sentence
+    elif outcome == "fails":
+        said = f"claimed {claim.bound}, and that alone is more"
+    else:
+        said = f"claimed {claim.bound}: too few to refute it, and a server that ended shows nothing of one that runs"
+    sentence = f"{ended}: {said}"
     return replace(verdict, outcome=outcome, reason=reason, sentence=sentence, n_needed=None, n_needed_90=None)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +15,27 @@ from harness.errors import ConfigError, MissingNeed
 
 __all__ = ["add_parser"]
 
-USAGE, NOT_EVALUATED = 2, 8
+USAGE, NOT_EVALUATED, INTERRUPTED = 2, 8, 130
 
 _HELP = """what it does:
   plan      how many requests the objectives need; with fewer nothing is sent
   parity    the server's greedy answers, token ids and log-probabilities against transformers on --parity FOLDER, before and
-            after: a fast answer of a wrong server is no answer. Without it no verdict can hold, unless --unchecked says so
+            after: a fast answer of a wrong server is no answer. Without it --unchecked must say that speed alone is judged
   load      each request when it is due, whatever became of the others; its latency counts from when it was due
   verdict   an objective holds if the 95 % limit of the share over it is below what it allows; a failed request is over it
 
 exit status:
   0  everything that was asked holds
   1  something fails, or is not decided; the table says why, and how many requests would do
-  2  the command line is wrong
-  8  not evaluated: no server, another model on the port, nothing to send
+  2  the command line is wrong; nothing was sent
+  8  not evaluated: no server, the key was refused, another model on the port, nothing to send
+130  it was interrupted, by Ctrl-C or SIGTERM
 
 examples:
   python -m harness load http://127.0.0.1:8000 --rate 20 --slo ttft_p99=300ms --parity ./my-model
   python -m harness load http://127.0.0.1:8000/v1#my-model --rate 5 --slo ttft_p95=1s --slo tpot_p95=50ms --goodput .95 --unchecked
   python -m harness load http://127.0.0.1:8000 --rate 20 --slo e2e_p95=4s --arrivals gamma:0.25 --prompts questions.jsonl --unchecked
-  python -m harness load http://127.0.0.1:8000 --arrivals closed:16 --requests 500 --tokens-per-second 400 --unchecked
+  python -m harness load http://127.0.0.1:8000 --rate 8 --requests 3000 --tokens-per-second 400 --unchecked
   python -m harness load http://127.0.0.1:8000 --search 1:40 --slo ttft_p95=300ms --unchecked     the largest rate that holds
 
 The key, if the server asks for one, comes out of the environment variable OPENAI_API_KEY (--key-env names another).
@@ -57,7 +62,7 @@ def add_parser(verbs: Any) -> None:
         help="judge speed although nobody checked what the server answers; it is said beside each verdict",
     )
     sent = parser.add_argument_group("what is sent")
-    sent.add_argument("--rate", type=float, help="requests a second")
+    sent.add_argument("--rate", type=float, help="requests a second (at a rate: poisson, constant, gamma)")
     sent.add_argument("--requests", type=int, metavar="N", help="in the window (default: what the plan needs)")
     sent.add_argument("--seconds", type=float, metavar="S", help="length of the window, instead")
     sent.add_argument(
@@ -89,10 +94,32 @@ def _load(args: argparse.Namespace) -> int:
     from harness.serve import command_run  # the machinery of a load is not for every verb
 
     try:
-        return command_run.search(args) if args.search else command_run.once(args)
+        with _terminable():
+            return command_run.search(args) if args.search else command_run.once(args)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except MissingNeed as missing:
         print(f"not evaluated ({missing.need}): {missing}", file=sys.stderr)
         return NOT_EVALUATED
+    except KeyboardInterrupt:
+        print("\ninterrupted: a load that did not end says nothing, and nothing of it was kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: the processes that send are ended, and what they wrote is taken away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: nothing is to disturb the end
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -19,10 +19,12 @@ from harness.serve.load import identity
 from harness.serve.schedule import Schedule, closed, constant, gamma, poisson, ramp, trace
 from harness.serve.target import Target
 from harness.serve.workload import Workload, fixed, golden_prompts, synthetic
+from harness.serve.workload.bodies import spoken
 from harness.types import Claim, Measurement, Prompt, Sampling, Subject
 
 __all__ = ["Asked", "Parity", "numbers", "schedule", "target", "workload"]
 
+_SLOTS = 100_000  # of a closed loop
 _GUARD = 8  # prompts that the server is held against its reference with
 _WARM_S, _WARM_N = 30.0, 128  # a warm-up is at least so long, and so many requests
 _QUESTIONS = (
@@ -57,6 +59,9 @@ class Asked:
             raise ConfigError("nothing is claimed: give --slo ttft_p99=300ms, --goodput or --tokens-per-second")
         if within and args.arrivals.startswith("closed"):
             raise ConfigError("--arrivals closed: such a load slows down with the server, so that no limit at a rate follows; drop --slo")
+        _check_metrics(args, within)
+        _check_sent(args)
+        _check_parity(args)
         limit = max((each.limit for each in within), default=50.0) + 10.0 if args.limit is None else args.limit
         return cls(within, tuple(claims), limit)
 
@@ -69,7 +74,64 @@ class Asked:
 
     def plans(self, n: int) -> list[slo.Plan]:
         """What ``n`` requests can show of each claim on a share of them."""
-        return [slo.plan(claim, n) for claim in self.claims if claim.estimand == "over_limit"]
+        return [slo.plan(claim, n) for claim in self.claims]
+
+    def requests(self, args: argparse.Namespace) -> int:
+        """As many as were asked for, or as the plan needs."""
+        return int(args.requests) if args.requests is not None else max(plan.likely for plan in self.plans(1))
+
+
+# --- what a command line may not say ----------------------------------------------------------------
+
+
+def _check_parity(args: argparse.Namespace) -> None:
+    if args.parity and args.unchecked:
+        raise ConfigError("--parity and --unchecked: one of them")
+    if not args.parity and not args.unchecked:
+        raise ConfigError(
+            "nobody would check what the server answers: give --parity FOLDER, the checkpoint that it serves, to hold its answers "
+            "against transformers before and after; or --unchecked, to judge its speed alone, which is said beside each verdict"
+        )
+
+
+def _check_metrics(args: argparse.Namespace, within: Sequence[Objective]) -> None:
+    """What would have no value, or another meaning, in the answers that are asked for."""
+    for each in within:
+        if args.no_stream and each.metric != "e2e":
+            raise ConfigError(f"--slo {each.name}: with --no-stream an answer comes in one piece; only e2e can be claimed of it")
+        if each.metric in ("tpot", "gap") and args.output_tokens == 1 and not args.replay:
+            raise ConfigError(f"--slo {each.name}: with --output-tokens 1 there is no second token; ask for more, or drop it")
+
+
+_UNUSED = {  # beside what, which options would do nothing
+    "--replay": ("rate", "requests", "seconds", "warmup", "prompts", "ignore_eos", "completions"),
+    "--arrivals trace": ("rate", "requests", "seconds", "warmup"),
+    "--arrivals closed": ("rate", "seconds", "warmup"),
+    "--arrivals ramp": ("rate", "requests"),
+    "--search": ("rate",),
+    "--seconds": ("requests",),
+    "--prompts": ("ignore_eos",),
+}
+
+
+def _check_sent(args: argparse.Namespace) -> None:
+    """An option that does nothing would be believed to do something."""
+    kind = f"--arrivals {args.arrivals.partition(':')[0]}"
+    given = {"--replay": args.replay, kind: True, "--search": args.search, "--seconds": args.seconds is not None, "--prompts": args.prompts}
+    if args.replay and args.arrivals != "poisson":
+        raise ConfigError(f"--replay has arrivals of its own: drop --arrivals {args.arrivals}")
+    for what, options in _UNUSED.items():
+        for name in options if given.get(what) else ():
+            if getattr(args, name) not in (None, False):
+                raise ConfigError(f"--{name.replace('_', '-')} has no effect with {what}: drop one of them")
+    for name in ("requests", "output_tokens", "input_tokens", "shards"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    for name in ("limit", "seconds"):
+        value = getattr(args, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"--{name} {value}: expected a finite number of seconds above 0")
 
 
 def _objective(text: str) -> Objective:
@@ -85,12 +147,27 @@ def target(args: argparse.Namespace) -> tuple[Target, Mapping[str, Any]]:
     found = identity(target)
     if found is None:
         raise MissingNeed("server", f"nobody answers at {target.base_url}", "start the server, and wait until it is ready")
-    models = found.get("models", [])
+    _answered(found["status"], args.key_env, target)
+    models = found.get("models")
+    if not models:
+        raise MissingNeed("server", f"{target.base_url}/v1/models lists no model", "give the address of an OpenAI-compatible server")
     if not target.model and len(models) != 1:
         raise ConfigError(f"the server offers {table.names(models)}: say which with --model")
-    if target.model and models and target.model not in models:
+    if target.model and target.model not in models:
         raise MissingNeed("wrong_server", f"the server offers {table.names(models)}, not {target.model!r}", "check the port, or --model")
     return replace(target, model=target.model or models[0]), found
+
+
+def _answered(status: int, name: str, target: Target) -> None:
+    """MissingNeed if /v1/models was refused, or is not there."""
+    where = f"{target.base_url}/v1/models"
+    if status in (401, 403):
+        why = f"{status}: the key in ${name} was refused" if target.key else f"{status}: the server asks for a key, and ${name} is empty"
+        raise MissingNeed("key", why, f"put the server's key into ${name}, or name another variable with --key-env")
+    if status == 503:
+        raise MissingNeed("server", f"{where} answers 503: not ready", "wait until it has loaded its model")
+    if status != 200:
+        raise MissingNeed("server", f"{where} answers {status}", "give the address of an OpenAI-compatible server")
 
 
 # --- what is sent -----------------------------------------------------------------------------------
@@ -99,9 +176,12 @@ def target(args: argparse.Namespace) -> tuple[Target, Mapping[str, Any]]:
 def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) -> Schedule:
     kind, _, rest = args.arrivals.partition(":")
     if kind == "closed":
-        return closed(int(numbers(rest, 1, "closed:C")[0]), n)
+        slots = numbers(rest, 1, "closed:C")[0]
+        if not (slots.is_integer() and 1 <= slots <= _SLOTS):
+            raise ConfigError(f"--arrivals closed:{rest}: expected a whole number of requests at a time, 1 to {_SLOTS:,}")
+        return closed(int(slots), n)
     if kind == "trace":
-        return trace([numbers(line, 1, "a timestamp in seconds a line")[0] for line in _text(Path(rest)).split()])
+        return _trace(Path(rest))
     if kind == "ramp":
         if args.seconds is None:
             raise ConfigError("--arrivals ramp:R0:R1 needs --seconds")
@@ -120,6 +200,22 @@ def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) ->
     if kind != "poisson":
         raise ConfigError(f"--arrivals {args.arrivals!r}: expected poisson, constant, gamma:SHAPE, ramp:R0:R1, trace:FILE or closed:C")
     return poisson(rate, seed=seed, **size)
+
+
+def _trace(path: Path) -> Schedule:
+    lines = [(number, line.strip()) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+    stamps = []
+    for number, line in lines:
+        try:
+            stamps.append(float(line))
+        except ValueError:
+            raise ConfigError(f"{path}: line {number}: {line[:80]!r}, expected a time in seconds") from None
+        if not (math.isfinite(stamps[-1]) and stamps[-1] >= 0):
+            raise ConfigError(f"{path}: line {number}: {line[:80]!r}, expected a finite number of seconds from 0")
+    try:
+        return trace(stamps)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _warmup(args: argparse.Namespace, rate: float) -> float:
@@ -147,7 +243,18 @@ def workload(args: argparse.Namespace, due: Schedule, model: str, seed: int) -> 
     stream, chat, room = not args.no_stream, not args.completions, args.output_tokens
     if args.prompts:
         items = _prompts(args.prompts)
-        return golden_prompts(items, model, len(due), seed, max_tokens=room, judged=due.judged, golden_share=0.0, stream=stream, chat=chat)
+        return golden_prompts(
+            items,
+            model,
+            len(due),
+            seed,
+            max_tokens=room,
+            judged=due.judged,
+            golden_share=0.0,
+            stream=stream,
+            chat=chat,
+            name=args.prompts.stem,
+        )
     lengths = fixed(args.input_tokens), fixed(room)
     return synthetic(model, len(due), seed, prompt=lengths[0], output=lengths[1], ignore_eos=args.ignore_eos, stream=stream, chat=chat)
 
@@ -159,9 +266,9 @@ def _prompts(path: Path) -> list[Prompt]:
             continue
         try:
             row = json.loads(line)
-            messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-            found.append(Prompt(f"line-{number}", tuple({"role": str(m["role"]), "content": str(m["content"])} for m in messages)))
-        except (ValueError, KeyError, TypeError) as error:
+            messages = spoken(row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}])
+            found.append(Prompt(f"line-{number}", tuple({"role": m["role"], "content": m["content"]} for m in messages)))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f'{path}: line {number}: {type(error).__name__} {error}; expected {{"messages": [...]}} or {{"prompt": "..."}}'
             ) from None
@@ -174,12 +281,10 @@ def _prompts(path: Path) -> list[Prompt]:
 
 
 class Parity:
-    """What the reference says, asked once; ``check`` holds the server against it. Silent where there is no reference."""
+    """What the reference says, asked once; ``check`` holds the server against it. Silent with --unchecked."""
 
     def __init__(self, args: argparse.Namespace, target: Target) -> None:
-        self.target, self.folder, self.unchecked = target, args.parity, args.unchecked
-        if self.folder and self.unchecked:
-            raise ConfigError("--parity and --unchecked: one of them")
+        self.target, self.folder = target, args.parity
         if self.folder:
             self._ask(args)
 
@@ -201,10 +306,8 @@ class Parity:
 
     def check(self) -> list[str]:
         """What voids a load: a code with a sentence, or nothing."""
-        if self.unchecked:
-            return []
         if not self.folder:
-            return ["parity_missing: nobody checked what the server answers; give --parity FOLDER, or judge speed alone with --unchecked"]
+            return []
         from harness.serve import hearing, parity
 
         found = parity.guard(self.expected, hearing.hear(self.target, self.expected, max_tokens=self.room), self.allowed)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,13 @@ OK, RED = 0, 1
 def once(args: argparse.Namespace) -> int:
     who = args.model or "server"
     asked = Asked.of(args, who)
+    with _room(args.out) as folder:
+        return _once(args, asked, folder)
+
+
+def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
     where, found = target(args)
-    n = args.requests or max((p.likely for p in asked.plans(1)), default=500)
+    n = asked.requests(args)
     if args.replay:
         due, work = replay(args.replay, where.model, stream=not args.no_stream)
     else:
@@ -50,7 +57,8 @@ def once(args: argparse.Namespace) -> int:
     if refused:
         say(table.refused(refused))
         return _end(args, RED, plans, [(claim, verdict) for claim, verdict in refused if verdict], None, found)
-    folder = _begin(args, asked)
+    if folder is not None:
+        _begin(folder, asked)
     ran = _run(args, asked, parity, where, due, work, folder)
     judged = _judged(args, asked, ran.load, where, folder)
     say(table.verdicts(asked.within, judged, ran))
@@ -90,18 +98,39 @@ def _judged(args: argparse.Namespace, asked: Asked, load: Load, where: Target, f
 _NOTES = {"test": "python -m harness load", "bound_from": "command line", "expect": "holds", "why": ""}
 
 
-def _begin(args: argparse.Namespace, asked: Asked) -> Path | None:
+@contextmanager
+def _room(out: Path | None) -> Iterator[Path | None]:
+    """The folder for evidence, tried before anything is asked of a server; without evidence it goes as it came.
+
+    ConfigError if it holds something, or cannot be written.
+    """
+    if out is None:
+        yield None
+        return
+    made = not out.exists()
+    try:
+        if not made and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"--out {out}: not an empty folder; evidence is never mixed or overwritten, name a new one")
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from None
+    try:
+        yield out
+    finally:
+        if {path.name for path in out.iterdir()} <= {evidence.PLAN}:  # nothing came of it
+            (out / evidence.PLAN).unlink(missing_ok=True)
+            if made:
+                out.rmdir()
+
+
+def _begin(folder: Path, asked: Asked) -> None:
     """The plan, sealed before the first request."""
-    if args.out is None:
-        return None
-    folder = Path(args.out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--out {folder}: not an empty folder; evidence is never mixed or overwritten, name a new one")
     entry = {"test": _NOTES["test"], "source": _NOTES["bound_from"], "expect": "holds", "why": ""}
     claims = sorted(asked.claims, key=lambda claim: claim.id)
     body = {"lifecycle": "load", "tier": "load", "claims": [{"claim": evidence.claim_to_json(c), **entry} for c in claims], "releases": {}}
     evidence.seal_plan(folder, body)
-    return folder
 
 
 def _end(
@@ -131,7 +160,7 @@ def search(args: argparse.Namespace) -> int:
         raise ConfigError("--search takes --requests and arrivals at a rate; not --replay, --seconds or --out")
     asked = Asked.of(args, args.model or "server")
     where, found = target(args)
-    n = args.requests or max((p.likely for p in asked.plans(1)), default=500)
+    n = asked.requests(args)
     short = [plan for plan in asked.plans(n) if plan.refusal]
     if short:
         raise ConfigError(f"--requests {n}: {short[0].refusal.sentence if short[0].refusal else ''}")

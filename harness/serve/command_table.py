@@ -12,6 +12,7 @@ from harness.serve.load import Ran
 from harness.serve.schedule import Schedule
 from harness.serve.search import Found
 from harness.serve.target import Target
+from harness.serve.validity import PER_FRAME, per_frame, remarks
 from harness.serve.workload import Workload
 from harness.types import Claim, Verdict
 
@@ -31,19 +32,32 @@ def heading(target: Target, due: Schedule, work: Workload, shards: int) -> str:
         f"server    {target.base_url}, model {_plain(target.model)}",
         f"load      {due.kind} ({said}): {n} requests{long}, {total - n} more before and after; {shards} shard{'s' * (shards > 1)}",
         f"workload  {_plain(work.name)}, {'streamed' if work.stream else 'whole'} {'chat' if work.chat else 'completions'}, "
-        f"at most {work.max_tokens} tokens, {work.unique:.0%} of the prompts differ",
+        f"at most {work.max_tokens} tokens, {_distinct(work)}",
     )
     return "\n".join(lines)
 
 
+def _distinct(work: Workload) -> str:
+    n = len({work.bodies[i] for i in work.order})
+    return "no two prompts alike" if n == len(work) > 1 else f"{n} distinct prompt{'s' * (n > 1)}"
+
+
 def plan(plans: Iterable[slo.Plan]) -> str:
     """How many requests each claim needs."""
-    lines = [
-        f"plan      {_short(p.claim)}: n = {p.n}; below {p.least} nothing can hold; {p.likely} show it with power .80 if it is truly "
-        f"{p.claim.expected:.3g} over (allowed {p.claim.bound.limit:.3g})"
-        for p in plans
-    ]
+    lines = [f"plan      {_short(p.claim)}: n = {p.n}; {_planned(p)}" for p in plans]
     return "\n".join([*lines, "          a queue makes neighbours alike, and asks for more: see n_eff below"] if lines else [])
+
+
+def _planned(p: slo.Plan) -> str:
+    if p.claim.estimand == "mean":
+        return (
+            f"below {p.least}, {slo.BATCHES[0]} batches of {slo.BATCH}, nothing can hold; more where neighbours are alike, "
+            f"{p.likely} if ten of them count as one"
+        )
+    return (
+        f"below {p.least} nothing can hold; {p.likely} show it with power .80 if it is truly "
+        f"{p.claim.expected:.3g} over (allowed {p.claim.bound.limit:.3g})"
+    )
 
 
 def refused(found: Sequence[tuple[Claim, Verdict | None]]) -> str:
@@ -92,6 +106,11 @@ def _failures(ran: Ran) -> list[str]:
     lines = [
         f"outcomes  {len(judged) - causes.total()} of {len(judged)} complete" + "".join(f", {n} {why}" for why, n in causes.most_common())
     ]
+    packed = per_frame(ran.load)
+    if packed is not None:
+        own = "; a time per token rests on the server's own count of them" if packed > PER_FRAME else ""
+        lines.append(f"frames    {packed:.2f} tokens in each, by the server's count{own}")
+    lines += [f"note      {_plain(said)}" for said in remarks(ran.load) if " a frame: " not in said]
     if ran.failures:
         first = ran.failures[0]
         said = first.get("detail") or first.get("error") or str(first.get("body", ""))

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 WELL = 5  # a service that is well has a fifth of the allowed share over its limit: what is expected, where the plan wants power
+BATCH = 10  # times the requests that count as one, in a batch
 BATCHES = (30, 100)  # Student's t asks for 30 independent units; more than 100 would only be smaller
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 What = Literal["tokens", "requests"]
@@ -90,7 +91,8 @@ def throughput_claim(what: What, least: float, who: str, *, alpha: float | None 
 class Plan(NamedTuple):
     """What ``n`` requests can show of a claim: nothing below ``least``; with power .80 from ``likely`` on, if it is as ``expected``.
 
-    All for ``tau``: how many neighbouring requests count as one (1: none share a queue).
+    All for ``tau``: how many neighbouring requests count as one (1: none share a queue). Of a throughput, ``likely`` is for
+    ten times that: in a closed loop, or behind a queue, neighbours are alike, and nothing is known of it before the run.
     """
 
     claim: Claim
@@ -109,7 +111,10 @@ class Plan(NamedTuple):
 
 
 def plan(claim: Claim, n: int, *, tau: float = 1.0) -> Plan:
-    """What ``n`` requests can show of a claim on a share of requests; ``tau`` of a pilot run, 1 where none is known."""
+    """What ``n`` requests can show of a claim; ``tau`` of a pilot run, 1 where none is known."""
+    if claim.estimand == "mean":
+        least = math.ceil(BATCHES[0] * BATCH * tau)
+        return Plan(claim, n, least, 10 * least, tau)
     share, level = claim.bound.limit, claim.level
     likely = series.slo_n(share, share / WELL if claim.expected is None else claim.expected, level, 0.80, tau)
     return Plan(claim, n, max(claim.min_n, series.slo_min_n(share, level, tau)), likely, tau)
@@ -148,10 +153,10 @@ def throughput(load: Load, what: What, subjects: Sequence[Subject] = ()) -> Meas
     requests = load.judged
     start, end = _window(load)
     tau, problem = _time(load)
-    count = min(BATCHES[1], math.floor(len(requests) / (10 * tau)))
+    count = min(BATCHES[1], math.floor(len(requests) / (BATCH * tau)))
     void = list(validity(load))
     if problem or count < BATCHES[0]:
-        void.append(problem or f"too_short: {count} batches of 10 tau = {10 * tau:.0f} requests, expected at least {BATCHES[0]}")
+        void.append(problem or f"too_short: {_short(len(requests), count, tau)}")
         count = BATCHES[0]
     width = (end - start) / count
     sums = [0.0] * count
@@ -161,6 +166,13 @@ def throughput(load: Load, what: What, subjects: Sequence[Subject] = ()) -> Meas
                 sums[i] += amount * _inside(first, last, start + i * width, start + (i + 1) * width)
     rows = tuple(Sample(f"batch {i:03d}", round(x / width, 9), at=round(start + i * width, 9)) for i, x in enumerate(sums))
     return Measurement(f"{what}_per_second", rows, tuple(subjects), {**_conditions(load), "tau": tau}, tuple(void), _notes(load))
+
+
+def _short(n: int, count: int, tau: float) -> str:
+    return (
+        f"{count} batches of 10 tau = {BATCH * tau:.0f} requests, expected at least {BATCHES[0]}: "
+        f"n = {math.ceil(BATCHES[0] * BATCH * tau)} would do, not {n}, if neighbours stay as alike as they were"
+    )
 
 
 def unapplied(struck: int) -> tuple[str, ...]:

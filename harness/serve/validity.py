@@ -4,7 +4,8 @@ Everything is derived from the header and the records of the run (``harness.reco
 again. Each entry is "code: sentence"; the judge takes the code as its reason. Keys of the header that are read:
 
     slo        {"ttft_p99": "300ms"}      what is promised: the tightest limit says how late the client may be
-    shards     [{cpu_s, wall_s, errors}]  each process that sent; {lost} of one that did not live to say so
+    shards     [{cpu_s, wall_s, errors}]  each process that sent; {lost} of one that did not live to say so; {models} that answers
+                                          named, where another was asked for, with their numbers
     clock      {boottime_step_ns, wall_step_ns}
     target     {model, before, after}     what the server said it is, at either end; None: nobody answered
     schedule   {kind, numbers}            what the arrivals were to be
@@ -15,6 +16,7 @@ again. Each entry is "code: sentence"; the judge takes the code as its reason. K
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,13 +24,15 @@ from harness.records import METRICS, Load, Objective, objectives
 from harness.serve.schedule import Schedule
 from harness.serve.schedule.dispersion import dispersion
 
-__all__ = ["late", "promised", "remarks", "unmeasurable", "validity"]
+__all__ = ["late", "per_frame", "promised", "remarks", "unmeasurable", "validity"]
 
 LAG_S, LAG_SHARE = 1e-3, 0.01  # the client may be late by 1 ms, or by 1 % of the tightest limit
 BUSY = 0.80  # of a core: above it a shard's own queue is part of what it measures
 DELIVERED = 0.999  # of the scheduled requests must have been sent
 STEP_NS = 50_000_000  # by which a clock may move against another
 MEASURABLE = 0.05  # of the complete requests may have no value for an objective
+PER_FRAME = 1.25  # tokens in a frame, on the average: above it a time per token is the server's word
+NOTHING_CAME = 0.10  # of the time a request is waited for: a client later than that may itself be why nothing completed
 EXHAUSTED = ("EMFILE", "ENFILE", "EADDRNOTAVAIL", "ENOBUFS", "ENOMEM")
 _NOT_OURS = ("connect_failed", "wrong_model")  # the server would not take it: attempted, and its own fault
 
@@ -41,10 +45,37 @@ def validity(load: Load) -> tuple[str, ...]:
 
 def remarks(load: Load) -> tuple[str, ...]:
     """What is to be said of the run and does not void it."""
+    return (*_wall(load), *_packed(load), *_other_names(load))
+
+
+def _wall(load: Load) -> Iterator[str]:
     step = _number(load.header, "clock", "wall_step_ns")
-    if abs(step) <= STEP_NS:
-        return ()
-    return (f"clock_step: the wall clock was set by {step * 1e-9:+.3f} s meanwhile; latencies are of the monotonic clock and stand",)
+    if abs(step) > STEP_NS:
+        yield f"clock_step: the wall clock was set by {step * 1e-9:+.3f} s meanwhile; latencies are of the monotonic clock and stand"
+
+
+def _packed(load: Load) -> Iterator[str]:
+    """Several tokens in a frame are legal, and what speculative decoding sends; so is a count that is too high, to the eye."""
+    share = per_frame(load)
+    if share is not None and share > PER_FRAME:
+        yield f"{share:.1f} tokens a frame: the time per token rests on the server's own count of them, not on what was seen to arrive"
+
+
+def _other_names(load: Load) -> Iterator[str]:
+    names: Counter[str] = Counter()
+    for shard in load.header.get("shards", ()):
+        names.update(shard.get("models", {}))
+    if names:
+        asked = load.header.get("target", {}).get("model")
+        yield f"answers name another model: {_few(list(names))} in {names.total()} of {len(load.records)}, asked for was {asked!r}"
+
+
+def per_frame(load: Load) -> float | None:
+    """Tokens by the server's count over frames with output, of the complete streamed requests; None where there are none."""
+    done = [r for r in load.judged if r.outcome == "complete" and r.tokens is not None and r.frames]
+    if not done or not load.header.get("workload", {}).get("stream", True):
+        return None
+    return sum(r.tokens or 0 for r in done) / sum(r.frames for r in done)
 
 
 def promised(load: Load) -> tuple[Objective, ...]:
@@ -92,11 +123,14 @@ def _clock(load: Load) -> Iterator[tuple[str, str]]:
 
 def _client(load: Load) -> Iterator[tuple[str, str]]:
     lag, allowed = late(load), _allowed(load)
+    dead = nothing_came(load)  # a client that is a little late, or busy, makes no server answer nothing
+    if dead:
+        allowed = max(allowed, NOTHING_CAME * float(load.header.get("limit_s", 0.0)))
     if lag > allowed:
         yield "client_limited", f"1 in 100 requests left {lag * 1e3:.3g} ms late or more, allowed are {allowed * 1e3:.3g} ms"
     for number, shard in enumerate(load.header.get("shards", ())):
         busy = shard.get("cpu_s", 0.0) / shard["wall_s"] if shard.get("wall_s") else 0.0
-        if busy > BUSY:
+        if busy > BUSY and not dead:
             yield "client_limited", f"shard {number} used {busy:.0%} of a core, allowed are {BUSY:.0%}: take more shards"
         short = sorted({name for text in shard.get("errors", ()) for name in EXHAUSTED if name in str(text)})
         if short:
@@ -105,6 +139,11 @@ def _client(load: Load) -> Iterator[tuple[str, str]]:
     own = sum(r.why == "client_limited" and r.shard not in lost for r in load.judged)
     if own:
         yield "client_limited", f"{own} requests failed for want of the client's own files, ports or memory"
+
+
+def nothing_came(load: Load) -> bool:
+    """Whether requests were sent and none completed: red by itself."""
+    return any(r.sent is not None for r in load.judged) and not any(r.outcome == "complete" for r in load.judged)
 
 
 def _allowed(load: Load) -> float:

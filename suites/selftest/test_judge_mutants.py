@@ -976,8 +976,8 @@ def test_a_failure_names_what_most_died_of(ends, reason: str, said: str) -> None
 def test_a_server_that_is_gone_for_good_holds_nothing(ends, outcome: str, reason: str, gone: str) -> None:
     verdict = judge(OVER, ended(*ends))
     assert (verdict.outcome, verdict.reason, verdict.n_needed, verdict.n_needed_90) == (outcome, reason, None, None)
-    assert verdict.sentence.startswith(f"nobody listened from {gone} requests: ")
-    assert "claimed at_most(0.05)" in verdict.sentence
+    assert verdict.sentence.startswith(f"the server ended: nobody listened from {gone} requests: ")
+    assert "claimed at_most(0.05)" in verdict.sentence and "not decided" not in verdict.sentence
 
 
 def test_impossible_latencies_are_named() -> None:

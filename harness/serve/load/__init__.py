@@ -14,7 +14,6 @@ import select
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from harness.progress import Progress
 from harness.records import Flag, Load, Record, pack, unpack
 from harness.serve.load.asking import Answer, ask, identity, prepared
 from harness.serve.load.job import Job, Page
+from harness.serve.load.scratch import temporary
 from harness.serve.load.shard import mapped
 from harness.serve.schedule.dispersion import check
 from harness.serve.target import Target
@@ -80,10 +80,11 @@ def run_load(
     _check(schedule, workload, shards, limit_s)
     shards = min(shards, schedule.concurrency or shards)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-load-")))
-        run = _Run(target, schedule, workload, shards, limit_s, scratch, on_chunks is not None, dict(close_after or {}))
+        folder_of_run = stack.enter_context(temporary())
+        run = _Run(target, schedule, workload, shards, limit_s, folder_of_run, on_chunks is not None, dict(close_after or {}))
         stack.callback(run.stop)
         before = identity(target)
+        run.listed = target.model in (before or {}).get("models", ())
         run.start()
         run.wait(progress)
         load = run.load(before, identity(target))
@@ -127,6 +128,7 @@ class _Run:
         self.children: list[subprocess.Popen[bytes]] = []
         self.facts: list[dict[str, Any]] = [{"lost": True} for _ in range(shards)]
         self.page = memoryview(b"")
+        self.listed = False  # whether the server says that it has the model
         self.origin = self.wall = 0
         self.clocks = (0, 0, 0)
 
@@ -190,7 +192,7 @@ class _Run:
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": path},
             )
-        data = pickle.dumps((job, str(self.scratch), self.chunked))
+        data = pickle.dumps((job, str(self.scratch), self.chunked, self.target.model if self.listed else ""))
         _tell(child, struct.pack("<q", len(data)) + data)
         return child
 

@@ -134,7 +134,7 @@ def identity(target: Target, timeout_s: float = 2.0) -> dict[str, Any] | None:
     if not status:
         return None
     found: dict[str, Any] = {"status": status}
-    with suppress(ValueError, TypeError, KeyError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         cards = json.loads(body)["data"]
         found["models"] = sorted(str(card["id"]) for card in cards)
         found["roots"] = sorted({PurePath(str(card["root"])).name for card in cards if card.get("root")})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import heapq
+import json
 import os
 import select
 import socket
@@ -20,6 +21,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.engines.sse import Reply
@@ -77,10 +79,12 @@ class Shard:
         *,
         words: memoryview | None = None,
         parent: int = -1,
+        model: str = "",
     ) -> None:
         self.job, self.finish = job, finish
         self.words = words if words is not None else memoryview(bytearray(Page.SIZE)).cast("Q")
         self.parent = parent
+        self.names = _Names(job, model)
         self.epoll = select.epoll()
         self.timer = _Timer()
         self.epoll.register(self.timer.fd, select.EPOLLIN)
@@ -126,7 +130,9 @@ class Shard:
             cpu = time.process_time_ns()
             while self.waiting:
                 self._judge(self.waiting.popleft())
-            return {**facts, "check_s": (time.process_time_ns() - cpu) * 1e-9, "lag": _quantiles(self.lags), "errors": self.errors}
+            return {**facts, "check_s": (time.process_time_ns() - cpu) * 1e-9, "lag": _quantiles(self.lags), "errors": self.errors} | (
+                {"models": self.names.others} if self.names.others else {}
+            )
         finally:
             self.close()
 
@@ -405,7 +411,33 @@ class Shard:
 
     def _judge(self, taken: Taken) -> None:
         record, reply, outputs = judged(self.job, taken, self.origin)
+        self.names.heard(reply)
         self.finish(record, reply, taken, outputs)
+
+
+class _Names:
+    """What answers call the model that was asked for. A gateway may always call it otherwise: that is counted, no more. Where one
+    answer names the one that was asked for, each further one must.
+    """
+
+    MOST = 8  # names that are kept
+
+    def __init__(self, job: Job, model: str) -> None:
+        self.job, self.model = job, model
+        self.others: dict[str, int] = {}
+        self.said = b'"model":' + json.dumps(model, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self.strict = not model
+
+    def heard(self, reply: Reply) -> None:
+        if not self.model or not reply.model:
+            return
+        if reply.model != self.model:
+            if reply.model in self.others or len(self.others) < self.MOST:
+                self.others[reply.model] = self.others.get(reply.model, 0) + 1
+        elif not self.strict:
+            self.strict = True
+            pairs = zip(self.job.bodies, self.job.expects, strict=True)
+            self.job.expects = [replace(expect, model=self.model) if self.said in body else expect for body, expect in pairs]
 
 
 class _Failed:

@@ -27,10 +27,10 @@ _SHOWN = 2048  # bytes of a failed answer that are kept
 def shard_main() -> None:
     """The process of a shard: a job on stdin, "r" on stdout when ready, then an origin on stdin, facts on stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; its end of the pipe closes
-    job, scratch, chunked = pickle.loads(_exactly(struct.unpack("<q", _exactly(8))[0]))
+    job, scratch, chunked, *model = pickle.loads(_exactly(struct.unpack("<q", _exactly(8))[0]))
     with ExitStack() as stack:
         sink = _Sink(job, Path(scratch), chunked, stack)
-        shard = Shard(job, sink.finish, words=sink.words, parent=0)
+        shard = Shard(job, sink.finish, words=sink.words, parent=0, model="".join(model))
         shard.open()
         loads(b"{}")  # what decodes is imported now, not while it runs
         gc.collect()

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MOST = 20_000_000  # requests of one schedule
+_LONGEST_S = 7 * 86400.0  # from its first to its last
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ def ramp(
     numbers = {"r0": r0, "r1": r1, "seconds": seconds, "how": how, "warmup_s": warmup_s, "seed": seed}
     most = r0 * warmup_s + rates.expected_inside(numbers, seconds) + r1 * cooldown_s
     _affordable("ramp", most)
+    _lasting("ramp", warmup_s + seconds + cooldown_s)
     total, due = 0.0, []
     for gap in draws.exponential(draws.philox(draws.key(seed, "arrivals"))):
         total += gap
@@ -176,12 +178,16 @@ def trace(timestamps_s: Sequence[float], *, scale: float = 1.0, warmup_s: float 
     wrong = next((i for i, t in enumerate(timestamps_s) if not math.isfinite(t)), None)
     if wrong is not None:
         raise ConfigError(f"schedule trace: timestamp {wrong} is {timestamps_s[wrong]}, expected a finite number of seconds")
+    early = next((i for i, t in enumerate(timestamps_s) if t < 0), None)
+    if early is not None:
+        raise ConfigError(f"schedule trace: timestamp {early} is {timestamps_s[early]}, expected seconds from 0")
     back = next((i for i, (a, b) in enumerate(pairwise(timestamps_s), 1) if b < a), None)
     if back is not None:
         raise ConfigError(
             f"schedule trace: timestamp {back} ({timestamps_s[back]}) is before the one above it ({timestamps_s[back - 1]}); "
             "sort the log by arrival, not by completion"
         )
+    _lasting("trace", (timestamps_s[-1] - timestamps_s[0]) * scale)
     due = tuple(round((t - timestamps_s[0]) * scale * 1e9) for t in timestamps_s)
     window = (_ns(warmup_s), max(_ns(warmup_s), due[-1] + 1 - _ns(cooldown_s)))
     return Schedule("trace", due, window, {"n": len(due), "scale": scale})
@@ -214,6 +220,7 @@ def _at_rate(
     if (seconds > 0) == (requests > 0):
         raise ConfigError(f"schedule {kind}: seconds = {seconds}, requests = {requests}; expected one of them above 0")
     _affordable(kind, rate * (warmup_s + seconds + cooldown_s) + requests)
+    _lasting(kind, warmup_s + seconds + cooldown_s + requests / rate)
     start = _ns(warmup_s)
     end, due, left = start + _ns(seconds) if seconds else 0, [], requests
     for now in instants:
@@ -245,6 +252,14 @@ def _not_negative(kind: str, **numbers: float) -> None:
 def _affordable(kind: str, expected: float) -> None:
     if expected > _MOST:
         raise ConfigError(f"schedule {kind}: about {expected:.3g} requests, expected at most {_MOST:,}; split it into several runs")
+
+
+def _lasting(kind: str, seconds: float) -> None:
+    if seconds > _LONGEST_S:
+        raise ConfigError(
+            f"schedule {kind}: {seconds:.3g} s from the first request to the last, expected at most {_LONGEST_S:.3g} s, a week; "
+            "are the times in seconds? If they are, split it into several runs"
+        )
 
 
 @lru_cache(maxsize=8)

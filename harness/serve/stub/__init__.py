@@ -7,10 +7,10 @@ of this package's own claims, and of the clients, gateways and applications of w
 /v1/models (``owned_by``). Standard library only, one process, one thread.
 
     plan      {"service": {"kind": "mgc", "servers": 4, "service_s": 0.02, "cv": 1.0, "tokens": 16}, "seed": 0, "model": "stub",
-              "faults": [{"what": "error_frame", "after_frame": 3, "when": {"nth": 20}, "count": null}]}      see stub_plan
-    answers   ``answer(prompt, seed, tokens)``: a pure function, so that golden texts are known                see stub_answers
-    times     fixed, tokens, mgc, batch, fast; ``true_quantile`` is the oracle of the queue                     see stub_engine
-    faults    each with triggers and a count                                                                    see stub_plan.FAULTS
+              "faults": [{"what": "error_frame", "after_frame": 3, "when": {"nth": 20}, "count": null}]}      see plan
+    answers   ``answer(prompt, seed, tokens)``: a pure function, so that golden texts are known                see answers
+    times     fixed, tokens, mgc, batch, fast; ``true_quantile`` is the oracle of the queue                     see engine
+    faults    each with triggers and a count                                                                    see plan.FAULTS
     truth     a row for each request for text, as JSON: ``request`` (the number at the end of X-Request-Id, else that of its arrival),
               ``seen`` (its first byte), ``whole``, ``first`` and ``last`` (a frame with output is handed to the kernel), ``end`` (the last
               byte is), ``due`` (when the service model had the first token), all in nanoseconds of the monotonic clock;
@@ -42,7 +42,7 @@ from typing import Any
 from harness.errors import ConfigError, EngineError
 from harness.serve.stub.answers import answer
 from harness.serve.stub.engine import sojourns, true_quantile
-from harness.serve.stub.plan import Plan
+from harness.serve.stub.plan import EXAMPLE, Plan, explained
 from harness.serve.target import Target
 
 __all__ = ["Stub", "answer", "main", "sojourns", "start", "true_quantile"]
@@ -163,8 +163,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from harness.serve.stub.server import Server
     from harness.serve.stub.wire import Loop, listen, watch_owner
 
-    parser = argparse.ArgumentParser(prog="python -m harness.serve.stub", description="a scripted server with ground truth: a test double")
-    parser.add_argument("--plan", type=Path, required=True, help="JSON: service, seed, faults, model, names, context, key")
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.serve.stub",
+        description="a scripted server with ground truth: a test double",
+        epilog=f"{explained()}\n\nexample:\n  echo '{json.dumps(EXAMPLE)}' > plan.json\n"
+        f"  python -m harness.serve.stub --plan plan.json --truth truth.jsonl\n\n"
+        f'It prints its port and process as one line of JSON. With "key": true it asks clients for the key in ${_KEY}.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--plan", type=Path, required=True, help="JSON, as below")
     parser.add_argument("--truth", type=Path, help="where a row for each request goes, as JSON lines")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free (the default)")
     parser.add_argument("--owner", type=int, help="a process with whose end the stub ends")

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import ConfigError, nearest
 
-__all__ = ["FAULTS", "Fault", "Plan", "Service", "normal", "uniform"]
+__all__ = ["EXAMPLE", "FAULTS", "Fault", "Plan", "Service", "explained", "normal", "uniform"]
 
 _SERVICE: Mapping[str, Mapping[str, Any]] = {
     "fixed": {"ttft_s": 0.0},
@@ -29,7 +29,15 @@ _COMMON: Mapping[str, Any] = {
     "prefix_cache": False,
     "kv_tokens": 0,
 }
-_WHEN = ("request", "nth", "p", "inflight_above", "between", "prompt")
+_MGC: Mapping[str, Any] = {"servers": 1, "cv": 1.0}  # where mgc differs from the rest
+_WHEN: Mapping[str, tuple[Any, str]] = {  # each trigger with an example, and whom it strikes
+    "request": (7, "the one of this number, or those of a list"),
+    "nth": (20, "every 20th"),
+    "p": (0.05, "each with this probability"),
+    "inflight_above": (40, "while more than this are open"),
+    "between": ([1, 2], "seconds after the first request"),
+    "prompt": ("hello", "whose prompt holds this"),
+}
 
 # every switch with its numbers; None: none is needed
 FAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -110,7 +118,7 @@ class Service:
             raise ConfigError(f"stub plan, service.kind = {kind!r}: {nearest(str(kind), list(_SERVICE))}")
         known = {**_COMMON, **_SERVICE[kind]}
         if kind == "mgc":
-            known |= {"servers": 1, "cv": 1.0}
+            known |= _MGC
         values = {"kind": kind}
         for name, value in {**known, **said}.items():
             if name == "kind":
@@ -194,9 +202,7 @@ def _check_when(where: str, when: Mapping[str, Any]) -> None:
     }
     for name, value in when.items():
         if not right[name](value):
-            raise ConfigError(
-                f"{where}.when.{name} = {value!r}: expected like request 7, nth 20, p 0.05, inflight_above 40, between [1, 2]"
-            )
+            raise ConfigError(f"{where}.when.{name} = {value!r}: expected like {json.dumps(_WHEN[name][0])}, {_WHEN[name][1]}")
 
 
 _PLAN: Mapping[str, tuple[type | tuple[type, ...], str, Callable[[Any], bool]]] = {
@@ -211,6 +217,32 @@ _PLAN: Mapping[str, tuple[type | tuple[type, ...], str, Callable[[Any], bool]]] 
     "start_s": ((int, float), "seconds from 0", lambda v: 0 <= v < 3600),
     "draw": (str, "request or arrival", lambda v: v in ("request", "arrival")),
 }
+
+
+EXAMPLE: Mapping[str, Any] = {
+    "service": {"kind": "mgc", "servers": 4, "service_s": 0.05, "cv": 1.0, "tokens": 16},
+    "seed": 0,
+    "faults": [{"what": "error_frame", "after_frame": 3, "when": {"nth": 20}, "count": None}],
+    "model": "stub",
+}
+
+
+def explained() -> str:
+    """What a plan may say, from the tables that check it."""
+
+    def shown(numbers: Mapping[str, Any]) -> str:
+        return ", ".join(f"{name} {' | '.join(_LYING) if name == 'how' else json.dumps(value)}" for name, value in numbers.items()) or "-"
+
+    kinds = [f"  {kind:<18}{shown({**own, **(_MGC if kind == 'mgc' else {})})}" for kind, own in _SERVICE.items()]
+    faults = [f"  {what:<18}{shown(numbers)}" for what, numbers in FAULTS.items()]
+    triggers = [f"  {name:<18}{json.dumps(example):<10}{whom}" for name, (example, whom) in _WHEN.items()]
+    keys = [f"  {name:<18}{expected}" for name, (_, expected, _) in _PLAN.items()]
+    return "\n".join([
+        "plan, a JSON object:", *keys,
+        "", "service, by kind, with numbers and what they are if not said:", *kinds, f"  {'of each kind':<18}{shown(_COMMON)}",
+        "", "faults, each {what, when, after_frame, count (null: any number), ...numbers}:", *faults,
+        "", "when, all that are given must hold; without any, every request:", *triggers,
+    ])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.serve import schedule
 from harness.serve.schedule import draws
-from harness.serve.workload.bodies import Form, Lengths, empty, fixed, listed, lognormal, serialised, uniform, words
+from harness.serve.workload.bodies import Form, Lengths, empty, fixed, listed, lognormal, serialised, spoken, uniform, words
 from harness.types import Prompt
 
 __all__ = [
@@ -265,11 +265,15 @@ def replay(
         try:
             entry = json.loads(line)
             stamp, body = entry["timestamp"], dict(entry["body"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f'{where}: {type(error).__name__} {error}; expected {{"timestamp": 12.5, "body": {{...}}}}') from None
         stamps.append(_seconds(stamp, where))
         if ("messages" in body) == ("prompt" in body):
             raise ConfigError(f"{where}: the body has keys {sorted(body)}, expected either messages or prompt")
+        try:
+            _asks(body)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
         kinds.add("messages" in body)
         body |= {"model": model, "stream": stream}
         body.pop("stream_options", None)
@@ -438,6 +442,14 @@ def _lines(log: Path | Iterable[str]) -> Iterator[tuple[int, str]]:
     else:
         lines = log
     return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def _asks(body: Mapping[str, Any]) -> None:
+    """ValueError if a recorded request asks for nothing: no message, or a prompt that is neither a text nor token ids."""
+    if "messages" in body:
+        spoken(body["messages"], parts=True)
+    elif not body["prompt"] or not isinstance(body["prompt"], (str, list)):
+        raise ValueError("the prompt is empty or no text, expected one, or token ids")
 
 
 def _seconds(stamp: object, where: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.errors import ConfigError, MissingNeed
 from harness.types import Prompt
 
-__all__ = ["Form", "Lengths", "empty", "fixed", "listed", "lognormal", "serialised", "uniform", "words"]
+__all__ = ["Form", "Lengths", "empty", "fixed", "listed", "lognormal", "serialised", "spoken", "uniform", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,21 @@ def serialised(body: Mapping[str, Any], where: str) -> bytes:
         ) from None
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{where}: the body is no JSON ({error})") from None
+
+
+def spoken(messages: object, *, parts: bool = False) -> list[Mapping[str, Any]]:
+    """The messages, each with a role and a text. ValueError says which one is not; ``parts``: a recorded one may have other content."""
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("messages: expected a list of at least one")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not message["role"]:
+            raise ValueError(f'message {number}: expected {{"role": "user", "content": "..."}}')
+        content = message.get("content")
+        calls = message.get("tool_calls") or message.get("function_call")
+        other = parts and ((isinstance(content, list) and content) or (not content and calls))
+        if not other and not (isinstance(content, str) and content):
+            raise ValueError(f"message {number}: its content is {type(content).__name__ if content else 'empty'}, expected a text")
+    return messages
 
 
 def words(count: int, *seed: object) -> str:

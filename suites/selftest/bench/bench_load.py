@@ -443,6 +443,8 @@ def commanded(bench: Bench, ask: Ask, harm: Harm | None, checked: bool) -> Run:
 
     def read() -> Told:
         text = (place / "output.txt").read_text()
+        if "{" not in text:  # it refused, and said why in words
+            return clients.Told(more={"said": text[-300:]})
         return briefly(json.loads(text[text.index("{") :]))
 
     env = {"PYTHONPATH": str(clients.ROOT)}

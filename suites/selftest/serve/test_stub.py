@@ -7,6 +7,7 @@ import heapq
 import http.client
 import json
 import math
+import re
 import socket
 import time
 
@@ -510,3 +511,20 @@ def test_draws_depend_on_the_seed_and_the_requests_own_number_alone():
     assert sojourns(plan, [0.001 * i for i in range(50)]) == pytest.approx(spread)
     assert sojourns({**plan, "seed": 5}, [10.0 * i for i in range(50)]) != pytest.approx(spread)
     assert len(set(spread)) == 50
+
+
+def test_the_help_says_all_that_a_plan_may(capsys) -> None:
+    """From the tables that check plans: each kind, number, fault and trigger; and its example is a plan."""
+    from harness.serve import stub as package
+    from harness.serve.stub import plan as tables
+
+    with pytest.raises(SystemExit):
+        package.main(["--help"])
+    said = capsys.readouterr().out
+    numbers = [name for each in (*tables._SERVICE.values(), *tables.FAULTS.values(), tables._COMMON) for name in each]
+    for word in (*tables._SERVICE, *tables.FAULTS, *tables._WHEN, *tables._PLAN, *numbers, "HARNESS_STUB_KEY"):
+        assert re.search(rf"\b{word}\b", said), word
+    assert json.dumps(tables.EXAMPLE) in said
+    assert tables.Plan.parse(tables.EXAMPLE).faults[0].what == "error_frame"
+    for name, (example, _) in tables._WHEN.items():
+        tables.Plan.parse({"faults": [{"what": "fin", "when": {name: example}}]})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from harness.errors import ConfigError
 from harness.records import Flag, Load, Record, objectives
 from harness.serve import schedule
-from harness.serve.validity import late, promised, remarks, unmeasurable, validity
+from harness.serve.validity import late, per_frame, promised, remarks, unmeasurable, validity
 
 pytestmark = pytest.mark.selftest
 
@@ -137,6 +137,46 @@ def test_sends_that_are_not_the_schedule_are_seen() -> None:
     due = made.plan.arrivals
     made.change = {i: {"sent": (due[i // 10 * 10 + 9] - due[i]) // 1000 + 10} for i in range(len(due) // 10 * 10)}
     assert codes(made.load()) == ["arrival_dispersion"] * len(codes(made.load())) != []
+
+
+NEVER_CAME = {"first": None, "last": None, "outcome": "error", "why": "http_error", "tokens": None, "frames": 0}
+
+
+@pytest.mark.parametrize(
+    ("lag_ms", "header", "lived", "found"),
+    [
+        (900, {"limit_s": 10.0}, 0, []),  # late, but not so late that this is why
+        (1001, {"limit_s": 10.0}, 0, ["client_limited"]),
+        (900, {"limit_s": 10.0}, 1, ["client_limited"]),  # one completed: there is a latency to spoil
+        (1, {"limit_s": 10.0, **shards(9.0)}, 0, []),
+        (1, {"limit_s": 10.0, **shards(9.0)}, 1, ["client_limited"]),
+        (1, {"limit_s": 10.0, **shards(1.0, EMFILE=2)}, 0, ["client_limited"]),  # its own fault
+        (1, {"limit_s": 10.0, "invalid": ["parity_failed: x"]}, 0, ["parity_failed"]),
+    ],
+)
+def test_a_client_that_is_a_little_late_excuses_no_server_that_answers_nothing(lag_ms: int, header, lived: int, found: list[str]) -> None:
+    made = Made(lag_us=1000 * lag_ms, header=header)
+    made.change = some(len(made.plan.arrivals) - lived, NEVER_CAME, 0)
+    if lived:
+        made.change = {i: row for i, row in made.change.items() if i != made.inside[-1]}
+    assert [code for code in codes(made.load()) if code != "arrival_dispersion"] == found
+
+
+@pytest.mark.parametrize(
+    ("frames", "stream", "said"), [(16, True, ()), (13, True, ()), (12, True, ("1.3 tokens a frame",)), (1, False, ())]
+)
+def test_tokens_that_come_several_to_a_frame_are_a_remark(frames: int, stream: bool, said: tuple[str, ...]) -> None:
+    made = Made(header={"workload": {"stream": stream}})
+    made.change = some(len(made.plan.arrivals), {"frames": frames}, 0)
+    assert codes(made.load()) == []
+    assert tuple(entry.partition(":")[0] for entry in remarks(made.load())) == said
+    assert (per_frame(made.load()) is None) == (not stream)
+
+
+def test_other_names_of_the_model_are_a_remark() -> None:
+    load = Made(header={"shards": [{"models": {"b\x1b": 3}}, {"models": {"a": 1}}]}).load()
+    assert codes(load) == []
+    assert remarks(load) == (f"answers name another model: a, b\\x1b in 4 of {len(load.records)}, asked for was 'm'",)
 
 
 def test_a_window_without_requests_is_empty() -> None:

@@ -177,7 +177,11 @@ def test_a_log_is_replayed(tmp_path) -> None:
             "timestamp": "2026-01-01T00:00:00+00:00",
             "body": {"model": "old", "messages": [{"role": "user", "content": "ä"}], "max_tokens": 5},
         },
-        {"timestamp": 1767225601.5, "body": {"messages": [], "temperature": 0.7, "stream_options": {"x": 1}}, "tenant": "b"},
+        {
+            "timestamp": 1767225601.5,
+            "body": {"messages": [{"role": "user", "content": "a"}], "temperature": 0.7, "stream_options": {"x": 1}},
+            "tenant": "b",
+        },
     ]
     log = tmp_path / "log.jsonl"
     log.write_text("\n".join(map(json.dumps, lines)) + "\n\n", encoding="utf-8")
@@ -195,15 +199,18 @@ def test_a_log_is_replayed(tmp_path) -> None:
         ("{", "line 1: JSONDecodeError"),
         ("[]", "line 1: TypeError"),
         ('{"timestamp": 1}', "line 1: KeyError"),
-        ('{"timestamp": "noon", "body": {"prompt": ""}}', "timestamp 'noon'"),
-        ('{"timestamp": NaN, "body": {"prompt": ""}}', "timestamp nan"),
-        ('{"timestamp": true, "body": {"prompt": ""}}', "timestamp True"),
+        ('{"timestamp": "noon", "body": {"prompt": "a"}}', "timestamp 'noon'"),
+        ('{"timestamp": NaN, "body": {"prompt": "a"}}', "timestamp nan"),
+        ('{"timestamp": true, "body": {"prompt": "a"}}', "timestamp True"),
         ('{"timestamp": 1, "body": {"text": ""}}', "either messages or prompt"),
-        ('{"timestamp": 1, "body": {"prompt": "", "max_tokens": "5"}}', "whole number"),
-        ('{"timestamp": 1, "body": {"prompt": "", "temperature": NaN}}', "no JSON"),
+        ('{"timestamp": 1, "body": {"prompt": "a", "max_tokens": "5"}}', "whole number"),
+        ('{"timestamp": 1, "body": {"prompt": "a", "temperature": NaN}}', "no JSON"),
         ('{"timestamp": 1, "body": {"prompt": "\\ud800"}}', "surrogate"),
-        ('{"timestamp": 2, "body": {"prompt": ""}}\n{"timestamp": 1, "body": {"prompt": ""}}', "sort the log"),
-        ('{"timestamp": 1, "body": {"prompt": ""}}\n{"timestamp": 1, "body": {"messages": []}}', "both chat and completions"),
+        ('{"timestamp": 2, "body": {"prompt": "a"}}\n{"timestamp": 1, "body": {"prompt": "a"}}', "sort the log"),
+        (
+            '{"timestamp": 1, "body": {"prompt": "a"}}\n{"timestamp": 1, "body": {"messages": [{"role": "user", "content": "a"}]}}',
+            "both chat and completions",
+        ),
     ],
 )
 def test_a_bad_log_is_refused(line, message) -> None:
