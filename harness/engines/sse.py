@@ -29,7 +29,8 @@ def _decoder() -> Callable[[bytes], Any]:
     try:
         import msgspec
 
-        return msgspec.json.Decoder().decode
+        fast: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+        return fast
     except ImportError:
         decode = json.JSONDecoder(parse_constant=_refuse).decode
         return lambda data: decode(data.decode("utf-8"))
