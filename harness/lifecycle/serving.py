@@ -23,7 +23,7 @@ from harness.records import Load
 from harness.serve import commands, hearing, parity, schedule, telemetry, workload
 from harness.serve.expected import Expected, Said, Tolerance, along, tolerance
 from harness.serve.load import run_load
-from harness.serve.process import Attached, Server, ServerSpec, attach
+from harness.serve.process import Attached, Server, ServerDied, ServerSpec, attach
 from harness.serve.target import Target
 from harness.store import digest_json
 from harness.types import Engine, Prompt, Sampling, Subject
@@ -124,7 +124,13 @@ class Serving:
         flags = served.options if options is None else options
         spec = ServerSpec(engine=served.engine, model=self._bench.path(served.subject), name=served.subject, options=flags, env=served.env)
         self._bench.progress(f"starting {name}", 0, 1)
-        started = Server.start(spec, self._bench.logs("servers"))
+        logs = self._bench.logs("servers")
+        try:
+            started = Server.start(spec, logs)
+        except ServerDied as error:  # nothing was measured, so nothing is said of it
+            raise MissingNeed(
+                "server_died", str(error), f"its log in {logs.name}/, the flags and the environment of [serve.{name}]"
+            ) from error
         self._bench.progress(f"starting {name}", 1, 1)
         return started
 
