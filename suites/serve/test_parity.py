@@ -103,11 +103,12 @@ def _check(claim, bench, server, metric, judged) -> None:
     )
 
 
-def _prompts(bench, server, n=margins.PARITY_PROMPTS):
-    return bench.serving.prompts(server, n)
+def _prompts(bench, server, n=0):
+    """The first ``n``; 0: as many as the tier asks."""
+    return bench.serving.prompts(server, n or (margins.PARITY_CONTROLS if bench.tier.name == "smoke" else margins.PARITY_PROMPTS))
 
 
-def _expected(bench, server, n=margins.PARITY_PROMPTS):
+def _expected(bench, server, n=0):
     return bench.serving.expected(server, _prompts(bench, server, n))
 
 
