@@ -116,6 +116,7 @@ def test_a_signal_ends_a_load_without_a_trace_of_it(stub, tmp_path, number: int,
     child = subprocess.Popen(
         [sys.executable, "-m", "harness", "load", server.target.base_url, *argv],
         env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it runs in the background
     )  # fmt: skip
     try:
         until = time.monotonic() + 60

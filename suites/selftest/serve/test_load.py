@@ -269,6 +269,7 @@ def test_nothing_is_left_of_a_run_that_was_ended(server, how, tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it runs in the background
     )
     try:
         shards = [int(pid) for pid in child.stdout.readline().split()]
