@@ -7,6 +7,7 @@ and the table is written to reports/serving/fail_closed.csv. A run that the mach
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -143,13 +144,15 @@ def stopped(pids: list[int]) -> None:
 
 
 def starved(pids: list[int]) -> None:
-    """For a second eight loops beside it on the only core that it may use, as of a client that has no right to go first."""
+    """For a second eight loops beside it on the only core that it may use, and before it: a scheduler is kind to who sleeps much."""
     core = min(os.sched_getaffinity(0))
-    os.sched_setscheduler(pids[0], os.SCHED_OTHER, os.sched_param(0))
+    os.sched_setscheduler(pids[0], os.SCHED_IDLE, os.sched_param(0))
     os.sched_setaffinity(pids[0], {core})
     code = f"import os, time; os.sched_setaffinity(0, {{{core}}}); end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
     for each in [subprocess.Popen([sys.executable, "-c", code]) for _ in range(8)]:
         each.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.sched_setscheduler(pids[0], os.SCHED_OTHER, os.sched_param(0))
 
 
 def without_descriptors(pids: list[int]) -> None:
@@ -503,7 +506,8 @@ def test_a_fault_never_passes(each: Row) -> None:
     assert (verdict.outcome, verdict.reason) == (each.outcome, each.code), verdict.sentence
 
 
-@pytest.mark.parametrize("each", ROWS, ids=lambda each: each.id)
+# each twin is a run like its neighbours': a few of them by default, all in the full study
+@pytest.mark.parametrize("each", ROWS if FULL else ROWS[::5], ids=lambda each: each.id)
 def test_the_same_without_the_fault_holds(each: Row) -> None:
     verdict = again(each.twin, "")
     if verdict.outcome == "inconclusive" and verdict.reason in MACHINE:
