@@ -291,10 +291,7 @@ class Workbench:
             "new": self.inputs(new), "old": self.inputs(old), "machine": provenance.machine(),
             "blocks": self.tier.blocks, "gauge": "VmHWM",
         }  # fmt: skip
-        if not self.quiet_machine and self.store.find("runs", inputs) is None:
-            raise MissingNeed(
-                "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
-            )
+        self.needs_quiet("runs", inputs)
         asked = self._speed_prompts()
         if self.engine_of(new) != "llamacpp":
             asked = asked[:2]  # what these engines take for four would be most of a run's time
@@ -338,6 +335,18 @@ class Workbench:
         self._files_only((name,), why)
         if self._subjects.spec(name).scheme in ("adapter", "fake"):
             raise MissingNeed("weights", f"{name} is no folder or file of its own: {why}", "merge the adapter and name the folder")
+
+    def needs_quiet(self, name: str, inputs: Mapping[str, Any]) -> None:
+        """MissingNeed("quiet-machine") where several test workers share the machine: a timing that is not kept yet would prove nothing."""
+        if not self.quiet_machine and self.store.find(name, inputs) is None:
+            raise MissingNeed(
+                "quiet-machine", "timings under several test workers prove nothing", "run once without -n; the timing is then reused"
+            )
+
+    def timed(self, name: str, inputs: Mapping[str, Any], maker: Callable[[], Any]) -> Any:
+        """As ``cached``, for what needs a quiet machine."""
+        self.needs_quiet(name, {"recipe": RECIPE, **inputs})
+        return self.cached(name, inputs, maker)
 
     def cached(self, name: str, inputs: Mapping[str, Any], maker: Callable[[], Any]) -> Any:
         """``maker()``, kept under ``inputs`` for the next run."""

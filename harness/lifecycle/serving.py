@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness import evals, provenance
 from harness.config import Served
@@ -21,8 +21,8 @@ from harness.errors import ConfigError, MissingNeed, nearest
 from harness.lifecycle.subjects import RECIPE
 from harness.records import Load
 from harness.serve import commands, hearing, parity, schedule, telemetry, workload
-from harness.serve.expected import Expected, Said, Tolerance, along, tolerance
-from harness.serve.load import run_load
+from harness.serve.expected import Expected, Said, Tolerance, by_reference
+from harness.serve.load import Ran, run_load
 from harness.serve.process import Attached, Server, ServerDied, ServerSpec, attach
 from harness.serve.target import Target
 from harness.store import digest_json
@@ -31,7 +31,9 @@ from harness.types import Engine, Prompt, Sampling, Subject
 if TYPE_CHECKING:
     from harness.lifecycle import Workbench
 
-__all__ = ["Kept", "Serving"]
+__all__ = ["Kept", "Serving", "voided"]
+
+T = TypeVar("T")
 
 _GUARD = 8  # prompts that a boot is held against its reference with; the claims V4 ask more
 _WARMUP_S = 30.0  # of arrivals before the window
@@ -160,9 +162,10 @@ class Serving:
 
         MissingNeed where nobody knows it.
         """
-        return open_engine("hf", self._bench.path(self._checkpoint(name)), dtype=dtype)
+        return open_engine("hf", self._bench.path(self.checkpoint(name)), dtype=dtype)
 
-    def _checkpoint(self, name: str) -> str:
+    def checkpoint(self, name: str) -> str:
+        """The subject in transformers that a server's weights are, or were converted from. MissingNeed where nobody knows it."""
         served = self.spec(name)
         if not served.subject:
             how = f"subject = '...' in [serve.{name}]: the files that the server was started with"
@@ -171,7 +174,7 @@ class Serving:
 
     def expected(self, name: str, prompts: Sequence[Prompt]) -> tuple[list[Expected], Tolerance]:
         """What the reference says to ``prompts``, token for token, and how much its own rounding moves it. Kept."""
-        source, sampling = self._checkpoint(name), self.sampling(name)
+        source, sampling = self.checkpoint(name), self.sampling(name)
         said = {**asdict(sampling), "stop": list(sampling.stop)}
         inputs = {
             "subject": self._bench.subject(source).digest, "versions": versions("hf"), "sampling": said, "dtypes": ["float32", "bfloat16"],
@@ -179,12 +182,8 @@ class Serving:
         }  # fmt: skip
 
         def ask() -> dict[str, Any]:
-            with contextlib.closing(self.reference(name)) as exact:
-                answers = exact.generate(prompts, sampling=sampling)
-                rows = along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
-            with contextlib.closing(self.reference(name, "bfloat16")) as served:
-                rounded = along(served, prompts, answers)  # type: ignore[arg-type]
-            return {"exact": [asdict(row) for row in rows], "allowed": tolerance(rows, rounded)._asdict()}
+            rows, allowed = by_reference(self._bench.path(source), prompts, sampling)
+            return {"exact": [asdict(row) for row in rows], "allowed": allowed._asdict()}
 
         kept = self._bench.cached("expected", inputs, ask)
         return [Expected.of(row) for row in kept["exact"]], Tolerance(**kept["allowed"])
@@ -212,6 +211,12 @@ class Serving:
                 said = hearing.hear(self.target(name, options), wanted, max_tokens=self.sampling(name).max_tokens)
                 self._parity[boot] = parity.guard(wanted, said, allowed)
         return self._parity[boot]
+
+    def guarded(self, name: str, run: Callable[[], T], options: Mapping[str, str] | None = None) -> tuple[T, tuple[parity.Guard, ...]]:
+        """What ``run`` made, and the parity of this boot before it and after; of a server that died meanwhile only before."""
+        server, before = self.server(name, options), self.guard(name, options)
+        made = run()
+        return made, (before, self.guard(name, options, again=True) if server.alive else before)
 
     # --- load ---------------------------------------------------------------------------------
 
@@ -246,27 +251,33 @@ class Serving:
             "limit_s": wait,
             "rerun": rerun,
         }
-        if not self._bench.quiet_machine and self._bench.store.find("loads", inputs) is None:
-            raise MissingNeed("quiet-machine", "a load under several test workers proves nothing", "run once without -n; it is then reused")
+        self._bench.needs_quiet("loads", inputs)
         slo = {each.name: f"{each.limit:.9g}s" for each in served.slo}
 
         def make(folder: Path) -> None:
             server = self.server(name, options, beside=beside)
-            before = self.guard(name, options)
-            with telemetry.Watch(server.target, pids=server.pids) as watch:
-                ran = run_load(server.target, due, asked, shards=shards, limit_s=wait, progress=self._showing(name))
-            after = self.guard(name, options, again=True) if server.alive else before
-            void = list(dict.fromkeys([*ran.load.invalid, *(str(g) for g in (before, after) if not g.holds)]))
+
+            def run() -> tuple[Ran, telemetry.Watch]:
+                with telemetry.Watch(server.target, pids=server.pids) as watch:
+                    return run_load(server.target, due, asked, shards=shards, limit_s=wait, progress=self._showing(name)), watch
+
+            (ran, watch), guards = self.guarded(name, run, options)
+            void = list(dict.fromkeys([*ran.load.invalid, *voided(guards)]))
             load = Load({**ran.load.header, "slo": slo, "invalid": void}, ran.load.records)
             (folder / "requests.bin").write_bytes(load.to_bytes())
             rows = telemetry.timeline(watch.scrapes, int(load.header["origin_ns"]))
-            facts = {**server.describe(), "parity": [before.sentence, after.sentence]}
+            facts = {**server.describe(), "parity": [guard.sentence for guard in guards]}
             _write(folder, golden=ran.golden, failures=ran.failures, timeline=rows, server=facts)
 
         return _read(self._bench.store.make("loads", inputs, make).path)
 
     def _showing(self, name: str) -> Callable[[str, int, int], None]:
         return lambda task, done, total: self._bench.progress(f"{task} on {name}", done, total)
+
+
+def voided(guards: Sequence[parity.Guard]) -> list[str]:
+    """Why a measurement between them says nothing."""
+    return list(dict.fromkeys(str(guard) for guard in guards if not guard.holds))
 
 
 def _write(folder: Path, **parts: Any) -> None:

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -289,8 +288,7 @@ class Parity:
             self._ask(args)
 
     def _ask(self, args: argparse.Namespace) -> None:
-        from harness.engines import open_engine
-        from harness.serve import expected
+        from harness.serve.expected import by_reference
 
         known = (
             _prompts(args.prompts)
@@ -298,11 +296,7 @@ class Parity:
             else [Prompt(f"p{i}", ({"role": "user", "content": q},)) for i, q in enumerate(_QUESTIONS)]
         )
         prompts, self.room = known[:_GUARD], min(args.output_tokens, 64)
-        with closing(open_engine("hf", self.folder, dtype="float32")) as exact:
-            answers = exact.generate(prompts, sampling=Sampling(max_tokens=self.room))
-            self.expected = expected.along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
-        with closing(open_engine("hf", self.folder, dtype="bfloat16")) as rounded:
-            self.allowed = expected.tolerance(self.expected, expected.along(rounded, prompts, answers))  # type: ignore[arg-type]
+        self.expected, self.allowed = by_reference(self.folder, prompts, Sampling(max_tokens=self.room))
 
     def check(self) -> list[str]:
         """What voids a load: a code with a sentence, or nothing."""

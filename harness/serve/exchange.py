@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from harness.engines import sse
 from harness.serve.target import Target
 
-__all__ = ["CHAT", "MODELS", "TEXT", "Reply", "Request", "Send", "exchange", "frames", "post"]
+__all__ = ["CHAT", "MODELS", "TEXT", "Reply", "Request", "Send", "as_json", "exchange", "frames", "post"]
 
 CHAT, TEXT, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 _MAX_REPLY = 64 << 20  # bytes
@@ -43,10 +43,7 @@ class Reply:
     @property
     def json(self) -> Any:
         """The body, None where it is no JSON."""
-        try:
-            return json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
+        return as_json(self.body)
 
     @property
     def kind(self) -> str:
@@ -78,6 +75,14 @@ def exchange(target: Target, request: Request, *, limit_s: float = 60.0) -> Repl
         return Reply(0, {}, b"", said.replace(target.key, "***") if target.key else said, time.time())
     finally:
         connection.close()
+
+
+def as_json(body: bytes) -> Any:
+    """What a body says, None where it is no JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def frames(body: bytes) -> list[str]:

@@ -1,6 +1,7 @@
 """What a reference engine says of a model, token for token, and what a server said to the same prompts.
 
     along      the reference: its token ids of each prompt, and its log-probabilities along an answer to it
+    by_reference    both, of the checkpoint in a folder
     tolerance  how far rounding alone may move them: the reference in float32 beside itself in the dtype that is served
 
 An answer is compared as its text is tokenized, not as it was generated: one answer in ten was seen to be generated in other
@@ -9,15 +10,18 @@ tokens than its text has, and nobody who reads the text can tell. Log-probabilit
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from harness.engines import open_engine
 from harness.errors import EngineError
-from harness.types import Engine, Generation, Prompt, Scored
+from harness.types import Engine, Generation, Prompt, Sampling, Scored
 
-__all__ = ["END", "Expected", "Reference", "Said", "Tolerance", "along", "difference", "plain", "tolerance"]
+__all__ = ["END", "Expected", "Reference", "Said", "Tolerance", "along", "by_reference", "difference", "plain", "tolerance"]
 
 FLOOR = 0.001  # nats: below this two implementations of one model are not told apart
 TIMES = 3.0  # how many times the reference's own rounding a server may be away from it
@@ -156,6 +160,15 @@ def tolerance(exact: Sequence[Expected], served: Sequence[Expected]) -> Toleranc
     gaps = [abs(x - y) for a, b in zip(exact, served, strict=True) for x, y in _gaps(a, b)]
     mean = max(FLOOR, TIMES * math.fsum(moved) / len(moved))
     return Tolerance(round(mean, 6), round(max(mean, *gaps), 6))
+
+
+def by_reference(folder: Path, prompts: Sequence[Prompt], sampling: Sampling) -> tuple[list[Expected], Tolerance]:
+    """What transformers say in float32 on the checkpoint in ``folder``, greedily, and how far bfloat16 moves them along it."""
+    with contextlib.closing(open_engine("hf", folder, dtype="float32")) as exact:
+        answers = exact.generate(prompts, sampling=sampling)
+        rows = along(exact, prompts, answers)  # type: ignore[arg-type]  # an hf engine shows its tokens
+    with contextlib.closing(open_engine("hf", folder, dtype="bfloat16")) as rounded:
+        return rows, tolerance(rows, along(rounded, prompts, answers))  # type: ignore[arg-type]
 
 
 def _gaps(exact: Expected, served: Expected) -> list[tuple[float, float]]:

@@ -6,12 +6,12 @@ by less, and one that shows too little is not judged (``harness.serve.parity``).
 
 from __future__ import annotations
 
-import http.client
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.serve.exchange import exchange, post
 from harness.serve.expected import Expected, Said
 from harness.serve.load import Answer, ask
 from harness.serve.target import Target
@@ -52,7 +52,7 @@ def _body(fields: Mapping[str, Any]) -> bytes:
 def _said(expected: Expected, answer: Answer) -> Said:
     if answer.outcome != "complete":
         return Said(expected.id, answer.text, error=f"{answer.outcome}: {answer.why}")
-    reply = _json(answer.body)
+    reply = _object(answer.json)
     choice = (reply.get("choices") or [{}])[0]
     shown = (choice.get("logprobs") or {}).get("content") or []
     listed = choice.get("token_ids") or [piece.get("id") for piece in shown]
@@ -67,7 +67,7 @@ def _said(expected: Expected, answer: Answer) -> Said:
 
 def _scored(expected: Expected, answer: Answer) -> tuple[float, ...] | None:
     """The log-probabilities of the reference's answer out of those of the whole prompt; None where the server shows none."""
-    choice = (_json(answer.body).get("choices") or [{}])[0] if answer.status == 200 else {}
+    choice = (_object(answer.json).get("choices") or [{}])[0] if answer.status == 200 else {}
     shown = choice.get("prompt_logprobs")
     tokens = (*expected.prompt, *expected.tokens)
     if not isinstance(shown, list) or len(shown) != len(tokens):
@@ -83,7 +83,7 @@ def _more(target: Target, expected: Expected, said: Said) -> Said:
     if said.error:
         return said
     if said.prompt is None:
-        rendered = _post(target, "/apply-template", {"messages": [dict(m) for m in expected.messages]}).get("prompt")
+        rendered = _told(target, "/apply-template", {"messages": [dict(m) for m in expected.messages]}).get("prompt")
         said = replace(said, prompt=_tokens(target, rendered, special=True)) if isinstance(rendered, str) else said
     return said if said.text == expected.text else replace(said, read=_tokens(target, said.text, special=False))
 
@@ -91,27 +91,16 @@ def _more(target: Target, expected: Expected, said: Said) -> Said:
 def _tokens(target: Target, text: str, *, special: bool) -> tuple[int, ...] | None:
     """The ids of a text; ``special`` with the marks that the server puts before a prompt. None without such an endpoint."""
     asked = {"model": target.model, "prompt": text, "content": text, "add_special_tokens": special, "add_special": special}
-    tokens = _post(target, "/tokenize", asked).get("tokens")
+    tokens = _told(target, "/tokenize", asked).get("tokens")
     return tuple(tokens) if isinstance(tokens, list) else None
 
 
-def _post(target: Target, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _told(target: Target, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
     """The JSON object that an endpoint answers with; empty for anything else."""
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=10)
-    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {target.key}"} if target.key else {})}
-    try:
-        connection.request("POST", path, _body(body), headers)
-        reply = connection.getresponse()
-        return _json(reply.read()) if reply.status == 200 else {}
-    except (OSError, http.client.HTTPException):
-        return {}
-    finally:
-        connection.close()
+    reply = exchange(target, post(path, body), limit_s=10.0)
+    return _object(reply.json) if reply.status == 200 else {}
 
 
-def _json(data: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
+def _object(value: Any) -> Mapping[str, Any]:
+    """A JSON object; empty for anything else."""
     return value if isinstance(value, dict) else {}

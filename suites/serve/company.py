@@ -15,7 +15,6 @@ from harness.serve.target import Target
 from harness.store import digest_json
 from harness.types import Generation, Prompt, Sample
 from suites.serve import margins
-from suites.serve.posing import checkpoint
 
 Said = Mapping[str, Generation]
 
@@ -67,7 +66,7 @@ class Judge:
         differing = {p.id: sorted({*others.get(p.id, ())} - {alone[p.id].text}) for p in prompts if not alone[p.id].error}
         wanted = [p for p in prompts if differing.get(p.id)]
         inputs = {
-            "subject": bench.subject(checkpoint(bench, server)).digest, "versions": versions("hf"),
+            "subject": bench.subject(bench.serving.checkpoint(server)).digest, "versions": versions("hf"),
             "asked": digest_json([[asdict(p), alone[p.id].text, alone[p.id].finish, differing[p.id]] for p in wanted]),
         }  # fmt: skip
 

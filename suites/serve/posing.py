@@ -41,7 +41,7 @@ KINDS: Mapping[str, type[HF]] = {"plain": HF, "doubled": Doubled, "foreign": For
 
 def posing(bench, server: str, expected: Sequence[Expected], *, kind: str = "plain", subject: str = "") -> list[Said]:
     """What ``subject`` (the served checkpoint, unless named) in the served dtype would say as ``server``. Kept."""
-    subject, sampling = subject or checkpoint(bench, server), bench.serving.sampling(server)
+    subject, sampling = subject or bench.serving.checkpoint(server), bench.serving.sampling(server)
     inputs = {
         "subject": bench.subject(subject).digest, "versions": versions("hf"), "kind": kind, "system": SYSTEM,
         "max_tokens": sampling.max_tokens, "expected": [[e.id, list(e.messages), e.text] for e in expected],
@@ -68,17 +68,9 @@ def said_by(engine: HF, expected: Sequence[Expected], sampling: Sampling) -> lis
     return rows
 
 
-def checkpoint(bench, server: str) -> str:
-    """The subject in transformers that a server's weights are, or were converted from."""
-    served = bench.serving.spec(server)
-    if not served.subject:
-        raise MissingNeed("reference", f"nobody knows what {server} serves", f"subject = '...' in [serve.{server}]")
-    return bench.converted_from(served.subject) if served.engine == "llamacpp" else served.subject
-
-
 def another(bench, server: str) -> str:
     """A model of the same family that is not the one served: before training for after it, and the other way round."""
     compare = bench.settings.compare
     if compare is None:
         raise MissingNeed("compare", "no second model to pose as the first", "[compare] with base and tuned")
-    return compare.base if checkpoint(bench, server) != compare.base else compare.tuned
+    return compare.base if bench.serving.checkpoint(server) != compare.base else compare.tuned

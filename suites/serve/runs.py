@@ -7,13 +7,12 @@ so that a run differs from its neighbour by what is asked of the server, not by 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from harness.errors import MissingNeed
-from harness.lifecycle.subjects import RECIPE
+from harness.lifecycle.serving import voided
 from harness.records import Load
 from harness.serve import blocks, knee, schedule, stub, telemetry, workload
 from harness.serve.load import run_load
@@ -43,21 +42,6 @@ def closed(
     with telemetry.Watch(target, pids=pids, every_s=every_s, memory_every_s=1e9) as watch:
         ran = run_load(target, due, asked, limit_s=LIMIT_S)
     return ran.load, telemetry.timeline(watch.scrapes, int(ran.load.header["origin_ns"]))
-
-
-def kept(bench: Any, kind: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-    """``make()``, kept for the next run. MissingNeed("quiet-machine") where several test workers share the machine."""
-    if not bench.quiet_machine and bench.store.find(kind, {"recipe": RECIPE, **inputs}) is None:
-        raise MissingNeed("quiet-machine", "a load under several test workers proves nothing", "run once without -n; it is then reused")
-    return bench.cached(kind, inputs, make)
-
-
-def guarded(bench: Any, name: str, options: Mapping[str, str] | None, run: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What ``run`` made, and why it is void: parity of this boot before it and after."""
-    before = bench.serving.guard(name, options)
-    made = run()
-    after = bench.serving.guard(name, options, again=True)
-    return made, list(dict.fromkeys(str(each) for each in (before, after) if not each.holds))
 
 
 # --- the ladder -------------------------------------------------------------------------------------
@@ -90,11 +74,10 @@ def ladder(bench: Any, name: str, most: int) -> dict[str, Any]:
         return {"look": look, "knee": at, "confirm": confirm}
 
     def make() -> dict[str, Any]:
-        bench.serving.server(name)
-        found, invalid = guarded(bench, name, None, run)
-        return {**found, "invalid": invalid}
+        found, guards = bench.serving.guarded(name, run)
+        return {**found, "invalid": voided(guards)}
 
-    found: dict[str, Any] = kept(bench, "ladder", inputs, make)
+    found: dict[str, Any] = bench.timed("ladder", inputs, make)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, at_least
+from harness.lifecycle.serving import voided
 from harness.serve import blocks
 from suites import controls
 from suites.serve import margins, runs
@@ -66,8 +67,7 @@ def arms(bench, name):
 
         def check() -> None:
             """Each arm against the reference: after every start, and after the last run."""
-            guards = [bench.serving.guard(name, options, again=True) for options in flags.values()]
-            invalid.extend(str(guard) for guard in guards if not guard.holds)
+            invalid.extend(voided([bench.serving.guard(name, options, again=True) for options in flags.values()]))
 
         def run(arm, seed):
             server = bench.serving.server(name, flags[arm], beside=True)
@@ -82,7 +82,7 @@ def arms(bench, name):
         check()
         return {"rows": rows, "same": same, "invalid": list(dict.fromkeys(invalid))}
 
-    return runs.kept(bench, "arms", inputs, make)
+    return bench.timed("arms", inputs, make)
 
 
 def _stubs(new: int, old: int):

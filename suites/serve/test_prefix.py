@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_most, identical
-from harness.errors import MissingNeed
+from harness.lifecycle.serving import voided
 from harness.serve import telemetry
 from harness.serve.load import Answer, ask
 from harness.types import Generation, Prompt
@@ -109,11 +109,9 @@ def _saving_claim(primary: str) -> Claim:
 @pytest.mark.claim(each=_saving_claim)
 def test_the_prefix_cache_saves_time(claim, bench, primary):
     inputs = {**bench.serving.inputs(primary), "blocks": bench.tier.blocks, "runs": margins.PREFIX_RUN}
-    if not bench.quiet_machine and bench.store.find("prefix-runs", inputs) is None:
-        raise MissingNeed("quiet-machine", "timings under several test workers prove nothing", "run once without -n; it is then reused")
-    kept = bench.cached("prefix-runs", inputs, lambda: _timed(bench, primary))
+    kept = bench.timed("prefix-runs", inputs, lambda: _timed(bench, primary))
     hits = kept["hits"]
-    void = (*filter(None, [kept["parity"]]), *_vacuous(hits["new"]))
+    void = (*kept["invalid"], *_vacuous(hits["new"]))
 
     def measured(rows, invalid=void) -> Measurement:
         conditions = {"server": primary, "hits": hits, "requests": margins.PREFIX_RUN, "statistic": "median ttft_s of a run"}
@@ -134,11 +132,13 @@ def test_the_prefix_cache_saves_time(claim, bench, primary):
 
 def _timed(bench, server: str) -> dict[str, Any]:
     """ABBA blocks of runs, "old" with prefixes that are new to the server, "new" with one that it knows; and the same cold against cold."""
-    guard = bench.serving.guard(server)
     asking = _Prefixed(bench, server)
-    runs, hits = asking.blocks(bench.tier.blocks, warm=True)
-    same, _ = asking.blocks(4, warm=False)
-    return {"runs": runs, "same": same, "hits": hits, "parity": "" if guard.holds else str(guard)}
+
+    def run():
+        return asking.blocks(bench.tier.blocks, warm=True), asking.blocks(4, warm=False)[0]
+
+    ((runs, hits), same), guards = bench.serving.guarded(server, run)
+    return {"runs": runs, "same": same, "hits": hits, "invalid": voided(guards)}
 
 
 class _Prefixed:

@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_most, identical
+from harness.lifecycle.serving import voided
 from harness.serve import blocks, soak, telemetry
 from suites import controls
 from suites.serve import margins, runs
@@ -110,10 +111,10 @@ def _soaked(bench, name):
                 lambda number: server.target, server.pids, margins.LAPS, lambda n: bench.progress(f"soak of {name}", n, margins.LAPS)
             )
 
-        laps, invalid = runs.guarded(bench, name, None, run)
-        return {"laps": laps, "invalid": invalid, "seconds": round(time.monotonic() - begun, 1)}
+        laps, guards = bench.serving.guarded(name, run)
+        return {"laps": laps, "invalid": voided(guards), "seconds": round(time.monotonic() - begun, 1)}
 
-    return runs.kept(bench, "soak", inputs, make)
+    return bench.timed("soak", inputs, make)
 
 
 def _lapped(target, pids, count, said=lambda n: None, seen=lambda load: load, **how):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, at_most
+from harness.lifecycle.serving import voided
 from harness.records import Load
 from harness.serve import blocks, schedule, telemetry, workload
 from harness.serve.load import run_load
@@ -54,10 +55,10 @@ def _tenants(bench, name):
         def run():
             return _blocks(server.target, bench.tier.blocks, margins.SHORT_RATE, margins.LONG_EVERY_S, f"L7:{name}", bench.progress)
 
-        rows, invalid = runs.guarded(bench, name, None, run)
-        return {"rows": rows, "invalid": invalid}
+        rows, guards = bench.serving.guarded(name, run)
+        return {"rows": rows, "invalid": voided(guards)}
 
-    return runs.kept(bench, "tenants", inputs, make)
+    return bench.timed("tenants", inputs, make)
 
 
 def _blocks(target, count, rate, every_s, seed, progress=None, seen=lambda load: load):

@@ -14,6 +14,7 @@ from typing import Any
 from harness.engines.sse import Expect, Reply, split
 from harness.errors import EngineError
 from harness.records import Record
+from harness.serve.exchange import MODELS, Request, as_json, exchange
 from harness.serve.load.client import Shard
 from harness.serve.load.job import Job, Taken, resolve
 from harness.serve.target import Target
@@ -42,6 +43,11 @@ class Answer:
     def complete(self) -> bool:
         """Whether it is all there."""
         return self.outcome == "complete"
+
+    @property
+    def json(self) -> Any:
+        """The body of an answer in one piece, None where it is no JSON."""
+        return as_json(self.body)
 
 
 def ask(
@@ -130,32 +136,16 @@ def prepared(target: Target, bodies: Sequence[bytes], sequence: Sequence[int], *
 
 def identity(target: Target, timeout_s: float = 2.0) -> dict[str, Any] | None:
     """What the server says it is, which stays while it lives: names of its models, when it started. None if nobody answers."""
-    status, body = _get(target, "/v1/models", timeout_s)
-    if not status:
+    models = exchange(target, Request("GET", MODELS), limit_s=timeout_s)
+    if not models.status:
         return None
-    found: dict[str, Any] = {"status": status}
-    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        cards = json.loads(body)["data"]
+    found: dict[str, Any] = {"status": models.status}
+    with suppress(TypeError, KeyError, AttributeError):
+        cards = models.json["data"]
         found["models"] = sorted(str(card["id"]) for card in cards)
         found["roots"] = sorted({PurePath(str(card["root"])).name for card in cards if card.get("root")})
-    status, body = _get(target, "/metrics", timeout_s)
-    for line in body.decode("utf-8", "replace").splitlines() if status == 200 else ():
+    metrics = exchange(target, Request("GET", "/metrics"), limit_s=timeout_s)
+    for line in metrics.body.decode("utf-8", "replace").splitlines() if metrics.status == 200 else ():
         if line.startswith("process_start_time_seconds"):
             found["started"] = line.rpartition(" ")[2]
     return found
-
-
-def _get(target: Target, path: str, timeout_s: float) -> tuple[int, bytes]:
-    """Status and body; 0 if there was no answer."""
-    import http.client
-
-    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
-    try:
-        connection.request("GET", path, headers=headers)
-        reply = connection.getresponse()
-        return reply.status, reply.read(1 << 22)
-    except (OSError, http.client.HTTPException):
-        return 0, b""
-    finally:
-        connection.close()

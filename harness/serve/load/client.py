@@ -162,18 +162,7 @@ class Shard:
                 if mask & ~1 or taken is None or conn.out is not None:
                     self._event(conn, mask)
                     continue
-                try:
-                    data = conn.sock.recv(_READ)
-                except OSError as error:
-                    self._lost(conn, error)
-                    continue
-                now = clock()
-                if not data:
-                    self._lost(conn, None)
-                elif taken.response.add(data, now):
-                    self._over(conn, taken, now)
-                elif taken.cut and self._frames(taken) >= taken.cut:
-                    self._cancel(conn, taken, now)
+                self._read(conn, taken)
             if self.vacant:
                 self._refill()
             now = clock()
@@ -316,6 +305,10 @@ class Shard:
             self.epoll.modify(conn.sock, select.EPOLLIN)
             self._write(conn, taken)
             return
+        self._read(conn, taken)
+
+    def _read(self, conn: _Connection, taken: Taken) -> None:
+        """What came of an answer: one receive, one time stamp."""
         try:
             data = conn.sock.recv(_READ)
         except BlockingIOError:
