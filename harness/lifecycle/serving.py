@@ -20,10 +20,11 @@ from harness.engines import open_engine, versions
 from harness.errors import ConfigError, MissingNeed, nearest
 from harness.lifecycle.subjects import RECIPE
 from harness.records import Load
-from harness.serve import commands, hearing, parity, schedule, telemetry, workload
-from harness.serve.expected import Expected, Said, Tolerance, by_reference
+from harness.serve import parity, schedule, telemetry, workload
 from harness.serve.load import Ran, run_load
-from harness.serve.process import Attached, Server, ServerDied, ServerSpec, attach
+from harness.serve.parity import hearing
+from harness.serve.parity.expected import Expected, Said, Tolerance, by_reference
+from harness.serve.process import Attached, Server, ServerDied, ServerSpec, attach, commands
 from harness.serve.target import Target
 from harness.store import digest_json
 from harness.types import Engine, Prompt, Sampling, Subject

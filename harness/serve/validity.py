@@ -10,6 +10,7 @@ again. Each entry is "code: sentence"; the judge takes the code as its reason. K
     target     {model, before, after}     what the server said it is, at either end; None: nobody answered
     schedule   {kind, numbers}            what the arrivals were to be
     workload   {prompt_tokens: [least, most]}   what the prompts were declared to be
+    machines   [{number, utc_error_s}]    of a load that several sent, how far the clock of each may be from UTC
     invalid    what was found by others: parity before and after, an identity that differs
 """
 
@@ -45,7 +46,7 @@ def validity(load: Load) -> tuple[str, ...]:
 
 def remarks(load: Load) -> tuple[str, ...]:
     """What is to be said of the run and does not void it."""
-    return (*_wall(load), *_packed(load), *_other_names(load))
+    return (*_wall(load), *_packed(load), *_other_names(load), *_machines(load))
 
 
 def _wall(load: Load) -> Iterator[str]:
@@ -68,6 +69,17 @@ def _other_names(load: Load) -> Iterator[str]:
     if names:
         asked = load.header.get("target", {}).get("model")
         yield f"answers name another model: {_few(list(names))} in {names.total()} of {len(load.records)}, asked for was {asked!r}"
+
+
+def _machines(load: Load) -> Iterator[str]:
+    """Arrivals of several machines are as far apart as their clocks; each latency is of one clock."""
+    machines = load.header.get("machines", ())
+    errors = [each["utc_error_s"] for each in machines]
+    if None in errors:
+        lost = machines[errors.index(None)]["number"]
+        yield f"{len(errors)} machines; nothing keeps the clock of machine {lost} to UTC: how its arrivals lay to the others' is not known"
+    elif errors:
+        yield f"{len(errors)} machines, whose clocks are at most {max(errors):.2g} s from UTC: so far arrivals may be from their instants"
 
 
 def per_frame(load: Load) -> float | None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from harness.engines import versions
-from harness.serve import floor, hearing
-from harness.serve.expected import Expected, along
 from harness.serve.load import Answer, ask
+from harness.serve.parity import floor, hearing
+from harness.serve.parity.expected import Expected, along
 from harness.serve.target import Target
 from harness.store import digest_json
 from harness.types import Generation, Prompt, Sample

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EngineError
-from harness.serve import guardian, telemetry
+from harness.serve import telemetry
 from harness.serve.load import Answer, ask
-from harness.serve.process import Server, ServerSpec
+from harness.serve.process import Server, ServerSpec, guardian
 from suites.selftest.serve import torture, trees
 
 STEP = 2  # raised by hand when what is measured here changes

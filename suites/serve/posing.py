@@ -13,7 +13,7 @@ from typing import Any
 from harness.engines import versions
 from harness.engines.hf import HF
 from harness.errors import MissingNeed
-from harness.serve.expected import Expected, Said, along, plain
+from harness.serve.parity.expected import Expected, Said, along, plain
 from harness.types import Generation, Prompt, Sampling
 
 SYSTEM = "You are a friendly guide. Answer every question in verse."

@@ -8,7 +8,8 @@ import pytest
 
 from harness import Claim, Control, Measurement, identical
 from harness.errors import MissingNeed
-from harness.serve import api, context, stub
+from harness.serve import api, stub
+from harness.serve.api import context
 from harness.serve.exchange import Reply
 from harness.serve.target import Target
 from suites import controls

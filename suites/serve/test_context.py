@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from harness import Claim, Control, Measurement, identical
-from harness.serve import context, stub
+from harness.serve import stub
+from harness.serve.api import context
 from harness.serve.exchange import Reply, exchange
 from harness.serve.stub.answers import answer, tokenize
 from harness.types import Prompt, Sampling, Scored

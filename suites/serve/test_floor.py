@@ -8,7 +8,7 @@ import pytest
 
 from harness import Claim, Control, Measurement, at_most
 from harness.errors import MissingNeed
-from harness.serve import floor
+from harness.serve.parity import floor
 from harness.store import digest_json
 from suites import controls
 from suites.serve import company, margins

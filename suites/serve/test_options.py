@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness import Claim, Control, Measurement, identical
-from harness.serve import api, options, stub
+from harness.serve import api, stub
+from harness.serve.api import options
 from suites import controls
 from suites.serve import doubles
 

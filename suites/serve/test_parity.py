@@ -6,8 +6,9 @@ import pytest
 
 from harness import Claim, Control, Measurement, at_most, identical
 from harness.errors import MissingNeed
-from harness.serve import hearing, parity
+from harness.serve import parity
 from harness.serve import stub as stubs
+from harness.serve.parity import hearing
 from suites import controls
 from suites.serve import margins
 from suites.serve.posing import another, posing

@@ -9,8 +9,7 @@ import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_most, identical
 from harness.plugin import settings_of
-from harness.serve import guardian
-from harness.serve.process import ServerSpec, registry_file
+from harness.serve.process import ServerSpec, guardian, registry_file
 from suites import controls
 from suites.serve import ends, margins
 

@@ -12,7 +12,8 @@ import pytest
 
 from harness import Claim, Control, Measurement, Sample, at_most, identical
 from harness.errors import EngineError
-from harness.serve import consistency, stub
+from harness.serve import stub
+from harness.serve.api import consistency
 from harness.serve.exchange import CHAT
 from harness.serve.load import ask
 from harness.serve.proxy import Fault, Proxy

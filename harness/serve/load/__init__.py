@@ -28,6 +28,7 @@ from harness.progress import Progress
 from harness.records import Flag, Load, Record, pack, unpack
 from harness.serve.load.asking import Answer, ask, identity, prepared
 from harness.serve.load.job import Job, Page
+from harness.serve.load.machines import Machine, merged
 from harness.serve.load.scratch import temporary
 from harness.serve.load.shard import mapped
 from harness.serve.schedule.dispersion import check
@@ -37,12 +38,13 @@ if TYPE_CHECKING:
     from harness.serve.schedule import Schedule
     from harness.serve.workload import Workload
 
-__all__ = ["Answer", "Ran", "ask", "identity", "run_load"]
+__all__ = ["Answer", "Machine", "Ran", "ask", "identity", "merged", "run_load"]
 
 OnChunks = Callable[[int, Sequence[int]], None]
 _START_S = 30.0  # a shard that is not ready by then never will be
 _OVERTIME_S = 120.0  # for reading the answers, once the last was due to end
 _LEAD_NS = 50_000_000  # between the last shard's word and the origin
+_READY_S = 3.0  # before the instant that several machines agreed on, the shards of each are started
 _SHOWN = 2048  # bytes of a failed answer that are kept
 
 
@@ -69,19 +71,21 @@ def run_load(
     on_chunks: OnChunks | None = None,
     close_after: Mapping[int, int] | None = None,
     folder: Path | None = None,
+    machine: Machine | None = None,
 ) -> Ran:
     """Sends ``workload`` by ``schedule`` from ``shards`` processes; each request is waited for ``limit_s`` seconds after it was due.
 
     Whatever becomes of a request is a record: nothing is raised for a server that refuses, dies or lies. ``on_chunks`` gets
     each request's sequence and the instants of its frames with output (microseconds after scheduled), once the run is over.
     ``close_after``: sequence to the frames after which the client hangs up. Into ``folder`` go requests.bin, golden.jsonl
-    and failures.jsonl. ConfigError for a schedule and a workload that do not fit together.
+    and failures.jsonl. ``machine``: only its share is sent, from its instant on, and the load is a part for ``merged``.
+    ConfigError for a schedule and a workload that do not fit together, and for an instant that has passed.
     """
-    _check(schedule, workload, shards, limit_s)
+    _check(schedule, workload, shards, limit_s, machine)
     shards = min(shards, schedule.concurrency or shards)
     with ExitStack() as stack:
         folder_of_run = stack.enter_context(temporary())
-        run = _Run(target, schedule, workload, shards, limit_s, folder_of_run, on_chunks is not None, dict(close_after or {}))
+        run = _Run(target, schedule, workload, shards, limit_s, folder_of_run, on_chunks is not None, dict(close_after or {}), machine)
         stack.callback(run.stop)
         before = identity(target)
         run.listed = target.model in (before or {}).get("models", ())
@@ -97,13 +101,16 @@ def run_load(
     return ran
 
 
-def _check(schedule: Schedule, workload: Workload, shards: int, limit_s: float) -> None:
+def _check(schedule: Schedule, workload: Workload, shards: int, limit_s: float, machine: Machine | None) -> None:
     if not schedule.requests:
         raise MissingNeed("empty_workload", "the schedule holds no request", "a higher rate or a longer window")
     if len(workload.order) < schedule.requests:
         raise ConfigError(f"the workload has {len(workload.order)} requests, the schedule {schedule.requests}: make one for every arrival")
-    if not 1 <= shards <= 255 or not limit_s > 0:
-        raise ConfigError(f"shards = {shards}, limit_s = {limit_s}: expected 1 to 255 and seconds above 0")
+    of = machine.of if machine is not None else 1
+    if not 1 <= shards * of <= 255 or not limit_s > 0:
+        raise ConfigError(f"{shards} shards on {of} machine{'s' * (of > 1)}, limit_s = {limit_s}: expected 1 to 255, seconds above 0")
+    if machine is not None and not schedule.arrivals:
+        raise ConfigError("a closed loop is no load of several machines: none knows when another's request has ended")
     check(schedule)  # arrivals that are not what they are said to be are not sent at all
 
 
@@ -120,11 +127,15 @@ class _Run:
         scratch: Path,
         chunks: bool,
         close_after: Mapping[int, int],
+        machine: Machine | None,
     ) -> None:
+        self.machine = machine
+        self.first = (machine.number - 1) * shards if machine is not None else 0  # shards are numbered through, over all machines
         self.target, self.schedule, self.workload, self.limit_s = target, schedule, workload, limit_s
         self.scratch, self.chunked, self.close_after = scratch, chunks, close_after
         self.n = schedule.requests
-        self.owner = _owners(schedule, workload, shards)
+        self.owner = _owners(schedule, workload, shards * (machine.of if machine is not None else 1))
+        self.mine = [i for i, owner in enumerate(self.owner) if self.first <= owner < self.first + shards]
         self.children: list[subprocess.Popen[bytes]] = []
         self.facts: list[dict[str, Any]] = [{"lost": True} for _ in range(shards)]
         self.page = memoryview(b"")
@@ -137,8 +148,10 @@ class _Run:
     def start(self) -> None:
         """Spawns the shards and gives all of them one origin, once each is ready. EngineError if one never is."""
         shards = len(self.facts)
+        if self.machine is not None:
+            time.sleep(max(0.0, self.machine.start - _READY_S - time.time()))
         (self.scratch / "requests").write_bytes(b"".join(map(pack, self._unsent())))
-        (self.scratch / "page").write_bytes(bytes(Page.SIZE * shards))
+        (self.scratch / "page").write_bytes(bytes(Page.SIZE * (self.first + shards)))
         self.page = memoryview(mapped(self.scratch / "page")).cast("Q")
         jobs = [self._slice(shard) for shard in range(shards)]
         for job in jobs:
@@ -146,9 +159,19 @@ class _Run:
         for shard in range(shards):
             self._ready(shard)
         self.clocks = _clocks()
-        self.origin, self.wall = time.monotonic_ns() + _LEAD_NS, time.time_ns() + _LEAD_NS
+        self.origin, self.wall = self._origin()
         for child in self.children:
             _tell(child, struct.pack("<q", self.origin))
+
+    def _origin(self) -> tuple[int, int]:
+        """An instant that lies a little ahead, on the monotonic clock and on the wall's, ns."""
+        now, wall = time.monotonic_ns(), time.time_ns()
+        if self.machine is None:
+            return now + _LEAD_NS, wall + _LEAD_NS
+        ahead = round(self.machine.start * 1e9) - wall
+        if ahead <= 0:
+            raise ConfigError(f"machine {self.machine.number} was ready {-ahead * 1e-9:.1f} s after the start: agree on a later one")
+        return now + ahead, wall + ahead
 
     def _unsent(self) -> Iterator[Record]:
         arrivals, order = self.schedule.arrivals, self.workload.order
@@ -161,7 +184,7 @@ class _Run:
 
     def _slice(self, shard: int) -> Job:
         """The job of a shard: only the bodies it sends travel to it."""
-        mine = [i for i in range(self.n) if self.owner[i] == shard]
+        mine = [i for i in self.mine if self.owner[i] == self.first + shard]
         workload, schedule = self.workload, self.schedule
         used = sorted({workload.order[i] for i in mine})
         place = {body: at for at, body in enumerate(used)}
@@ -169,7 +192,7 @@ class _Run:
         job = prepared(self.target, [workload.bodies[b] for b in used], mine, chat=workload.chat, limit_s=self.limit_s)
         job.body, job.prompts = array("q", [place[workload.order[i]] for i in mine]), used
         job.flags = array("q", [self._flags(i) for i in mine])
-        job.shard = shard
+        job.shard = self.first + shard
         job.close_after = {position[i]: frames for i, frames in self.close_after.items() if i in position}
         if schedule.arrivals:
             job.due = array("q", [schedule.arrivals[i] for i in mine])
@@ -204,7 +227,7 @@ class _Run:
         raise EngineError(f"shard {shard} of the load did not start within {_START_S:g} s (exit {child.poll()}): {self._log(shard)}")
 
     def _log(self, shard: int) -> str:
-        return (self.scratch / f"log-{shard}").read_text(errors="replace")[-2000:]
+        return (self.scratch / f"log-{self.first + shard}").read_text(errors="replace")[-2000:]
 
     def stop(self) -> None:
         """Ends every shard that is still there."""
@@ -244,22 +267,23 @@ class _Run:
             if progress is not None:
                 self._show(progress, time.monotonic() - begun)
         if progress is not None:
-            progress("load", self.n, self.n)
+            progress("load", len(self.mine), len(self.mine))
 
     def _show(self, progress: Progress, seconds: float) -> None:
         words = Page.SIZE // 8
-        pages = [self.page[words * shard : words * (shard + 1)] for shard in range(len(self.facts))]
+        pages = [self.page[words * shard : words * (shard + 1)] for shard in self._numbers()]
         total = [sum(column) for column in zip(*pages, strict=True)]
         sent, ended, failed = total[Page.SENT], total[Page.ENDED], total[Page.FAILED]
         parts = [f"{ended / seconds:.4g}/s", f"{sent - ended} in flight", f"p99 {_p99(total[Page.BINS :])}"]
         parts += [f"{failed} failed"] if failed else []
-        progress(f"load: {', '.join(parts)}", min(ended, self.n - 1), self.n)
+        progress(f"load: {', '.join(parts)}", min(ended, len(self.mine) - 1), len(self.mine))
 
     # --- afterwards -----------------------------------------------------------------------------------
 
     def load(self, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Load:
         """Header and records, in the order of the schedule; of a closed loop, in the order in which they were sent."""
-        records = unpack((self.scratch / "requests").read_bytes())
+        everything = unpack((self.scratch / "requests").read_bytes())
+        records = [everything[i] for i in self.mine]
         if not self.schedule.arrivals:
             records.sort(key=lambda r: (r.sent is None, r.scheduled, r.sequence))
         steps = [b - a for a, b in zip(self.clocks, _clocks(), strict=True)]
@@ -279,6 +303,8 @@ class _Run:
             "clock": {"boottime_step_ns": steps[1] - steps[0], "wall_step_ns": steps[2] - steps[0]},
             "target": {"model": self.target.model, "before": before, "after": after},
         }
+        if self.machine is not None:
+            header["machine"] = self.machine.to_dict()
         if lost:
             said = f"rate_not_delivered: shard {lost[0]} of {len(self.facts)} ended before its time; its requests were not sent"
             header["invalid"] = [said]
@@ -294,15 +320,18 @@ class _Run:
         return sorted(self._rows("failures"), key=lambda row: int(row["sequence"]))
 
     def _rows(self, name: str) -> Iterator[dict[str, Any]]:
-        for shard in range(len(self.facts)):
+        for shard in self._numbers():
             path = self.scratch / f"{name}-{shard}"
             for line in path.read_bytes().splitlines() if path.exists() else ():
                 with suppress(ValueError):  # the last line of a shard that was killed
                     yield json.loads(line)
 
+    def _numbers(self) -> range:
+        return range(self.first, self.first + len(self.facts))
+
     def chunks(self) -> Iterator[tuple[int, Sequence[int]]]:
         """Sequence and instants of each request that had frames with output."""
-        for shard in range(len(self.facts)):
+        for shard in self._numbers():
             path = self.scratch / f"chunks-{shard}"
             data, at = path.read_bytes() if path.exists() else b"", 0
             while at + 8 <= len(data):

@@ -9,8 +9,9 @@ import pytest
 
 from harness import Claim, Measurement, at_most
 from harness.judge import judge
-from harness.serve import floor, parity, schedule, workload
+from harness.serve import parity, schedule, workload
 from harness.serve.load import ask, run_load
+from harness.serve.parity import floor
 from harness.serve.stub import start
 from harness.types import Sampling
 from suites.selftest.serve.double import Double, chats

@@ -31,7 +31,8 @@ from harness.bounds import at_most
 from harness.errors import ConfigError, MissingNeed
 from harness.judge import judge
 from harness.records import Load, Objective, objective
-from harness.serve import floor, hearing, load, parity, schedule, slo, stub, workload
+from harness.serve import load, parity, schedule, slo, stub, workload
+from harness.serve.parity import floor, hearing
 from harness.serve.process import Server, ServerDied, ServerSpec
 from harness.serve.schedule.dispersion import check
 from harness.serve.target import Target

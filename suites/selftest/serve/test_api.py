@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ConfigError
-from harness.serve import api, refusals, shapes
+from harness.serve import api
+from harness.serve.api import refusals, shapes
 from harness.serve.exchange import CHAT, MODELS, TEXT, Reply, Request, exchange, frames, post
 from harness.serve.stub import start
 from harness.serve.target import Target

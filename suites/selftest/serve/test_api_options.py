@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import MissingNeed
-from harness.serve import consistency, context, options
+from harness.serve.api import consistency, context, options
 from harness.serve.exchange import TEXT, Reply, exchange, post
 from harness.serve.stub import start
 from harness.serve.stub.answers import answer, tokenize

@@ -9,7 +9,9 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import ConfigError, MissingNeed
-from harness.serve import command, command_asked, command_table
+from harness.serve import command
+from harness.serve.command import asked as command_asked
+from harness.serve.command import table as command_table
 from harness.serve.schedule import Schedule
 
 pytestmark = pytest.mark.selftest

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.serve import guardian
+from harness.serve.process import guardian
 
 pytestmark = pytest.mark.selftest
 

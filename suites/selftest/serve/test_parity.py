@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from harness.errors import EngineError
 from harness.records import Flag, Load, Record
-from harness.serve import floor, hearing, parity
+from harness.serve import parity
 from harness.serve.load import ask
+from harness.serve.parity import floor, hearing
 from harness.types import Generation, Sampling
 from suites.selftest.serve.double import Double, chats
 

@@ -16,9 +16,8 @@ import pytest
 
 from harness import environments
 from harness.errors import ConfigError, EngineError, MissingNeed
-from harness.serve import commands, guardian
 from harness.serve import process as process_module
-from harness.serve.process import Server, ServerDied, ServerSpec, attach
+from harness.serve.process import Server, ServerDied, ServerSpec, attach, commands, guardian
 from harness.serve.target import Target
 from suites.selftest.serve import torture, trees
 

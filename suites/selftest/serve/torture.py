@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EngineError
-from harness.serve import guardian
-from harness.serve.process import Server, ServerDied, ServerSpec
+from harness.serve.process import Server, ServerDied, ServerSpec, guardian
 from suites.selftest.serve import trees
 
 PARALLEL = 32

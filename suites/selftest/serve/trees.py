@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.serve import guardian
-from harness.serve.process import ServerSpec
+from harness.serve.process import ServerSpec, guardian
 
 FAKE = Path(__file__).with_name("fake_tree.py")
 MARK = "FAKE_TREE_OF"

@@ -7,21 +7,22 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, MissingNeed
 from harness.records import Load, Objective, objective
-from harness.serve import command_table as table
 from harness.serve import slo
-from harness.serve.load import identity
+from harness.serve.command import table
+from harness.serve.load import Machine, identity
 from harness.serve.schedule import Schedule, closed, constant, gamma, poisson, ramp, trace
 from harness.serve.target import Target
 from harness.serve.workload import Workload, fixed, golden_prompts, synthetic
 from harness.serve.workload.bodies import spoken
 from harness.types import Claim, Measurement, Prompt, Sampling, Subject
 
-__all__ = ["Asked", "Parity", "numbers", "schedule", "target", "workload"]
+__all__ = ["Asked", "Parity", "machine", "numbers", "schedule", "target", "workload"]
 
 _SLOTS = 100_000  # of a closed loop
 _GUARD = 8  # prompts that the server is held against its reference with
@@ -84,6 +85,8 @@ class Asked:
 
 
 def _check_parity(args: argparse.Namespace) -> None:
+    if args.merge:  # the parts say who was checked
+        return
     if args.parity and args.unchecked:
         raise ConfigError("--parity and --unchecked: one of them")
     if not args.parity and not args.unchecked:
@@ -107,7 +110,8 @@ _UNUSED = {  # beside what, which options would do nothing
     "--arrivals trace": ("rate", "requests", "seconds", "warmup"),
     "--arrivals closed": ("rate", "seconds", "warmup"),
     "--arrivals ramp": ("rate", "requests"),
-    "--search": ("rate",),
+    "--search": ("rate", "machine", "merge"),
+    "--merge": ("machine", "start", "parity", "unchecked"),
     "--seconds": ("requests",),
     "--prompts": ("ignore_eos",),
 }
@@ -117,6 +121,7 @@ def _check_sent(args: argparse.Namespace) -> None:
     """An option that does nothing would be believed to do something."""
     kind = f"--arrivals {args.arrivals.partition(':')[0]}"
     given = {"--replay": args.replay, kind: True, "--search": args.search, "--seconds": args.seconds is not None, "--prompts": args.prompts}
+    given["--merge"] = args.merge
     if args.replay and args.arrivals != "poisson":
         raise ConfigError(f"--replay has arrivals of its own: drop --arrivals {args.arrivals}")
     for what, options in _UNUSED.items():
@@ -131,6 +136,24 @@ def _check_sent(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"--{name} {value}: expected a finite number of seconds above 0")
+
+
+def machine(args: argparse.Namespace) -> Machine | None:
+    """Which of several machines this is, if it is one. ConfigError for half of what that takes."""
+    if args.machine is None and args.start is None:
+        return None
+    if args.machine is None or args.start is None or args.out is None:
+        raise ConfigError("--machine, --start and --out go together: which machine, from when on, and where its part is kept")
+    number, slash, of = args.machine.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal()):
+        raise ConfigError(f"--machine {args.machine}: expected I/M, like 2/3")
+    try:
+        start = datetime.fromisoformat(args.start)
+    except ValueError:
+        raise ConfigError(f"--start {args.start}: expected a time like 2026-11-22T10:00:00Z") from None
+    if start.tzinfo is None:
+        raise ConfigError(f"--start {args.start}: of which time zone? Machines may differ in theirs: say Z for UTC, or +02:00")
+    return Machine(int(number), int(of), start.timestamp())
 
 
 def _objective(text: str) -> Objective:
@@ -288,7 +311,7 @@ class Parity:
             self._ask(args)
 
     def _ask(self, args: argparse.Namespace) -> None:
-        from harness.serve.expected import by_reference
+        from harness.serve.parity.expected import by_reference
 
         known = (
             _prompts(args.prompts)
@@ -302,7 +325,8 @@ class Parity:
         """What voids a load: a code with a sentence, or nothing."""
         if not self.folder:
             return []
-        from harness.serve import hearing, parity
+        from harness.serve import parity
+        from harness.serve.parity import hearing
 
         found = parity.guard(self.expected, hearing.hear(self.target, self.expected, max_tokens=self.room), self.allowed)
         return [] if found.holds else [str(found)]

@@ -10,9 +10,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from harness.serve import refusals
-from harness.serve.exchange import CHAT, MODELS, TEXT, Reply, Request, Send, exchange, frames, post
-from harness.serve.shapes import (
+from harness.serve.api import refusals
+from harness.serve.api.shapes import (
     CHAT_FRAME,
     CHAT_REPLY,
     ERROR_REPLY,
@@ -24,6 +23,7 @@ from harness.serve.shapes import (
     mismatch,
     shown,
 )
+from harness.serve.exchange import CHAT, MODELS, TEXT, Reply, Request, Send, exchange, frames, post
 from harness.serve.target import Target
 from harness.types import Sample
 

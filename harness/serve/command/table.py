@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from harness.records import Objective
 from harness.serve import slo
-from harness.serve.load import Ran
+from harness.serve.load import Machine, Ran
 from harness.serve.schedule import Schedule
 from harness.serve.search import Found
 from harness.serve.target import Target
@@ -16,14 +18,14 @@ from harness.serve.validity import PER_FRAME, per_frame, remarks
 from harness.serve.workload import Workload
 from harness.types import Claim, Verdict
 
-__all__ = ["UNCHECKED", "found", "heading", "names", "plan", "probe", "refused", "verdicts"]
+__all__ = ["UNCHECKED", "found", "heading", "names", "part", "plan", "probe", "refused", "verdicts"]
 
 UNCHECKED = (
     "UNCHECKED nobody compared what this server answers with a reference (--parity FOLDER): a fast server of nonsense would hold as well"
 )
 
 
-def heading(target: Target, due: Schedule, work: Workload, shards: int) -> str:
+def heading(target: Target, due: Schedule, work: Workload, shards: int, here: Machine | None = None) -> str:
     """Where, what and how fast."""
     said = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in due.numbers.items())
     n, total = len(due.judged), len(due)
@@ -34,7 +36,23 @@ def heading(target: Target, due: Schedule, work: Workload, shards: int) -> str:
         f"workload  {_plain(work.name)}, {'streamed' if work.stream else 'whole'} {'chat' if work.chat else 'completions'}, "
         f"at most {work.max_tokens} tokens, {_distinct(work)}",
     )
-    return "\n".join(lines)
+    own = [f"machine   {here.number} of {here.of}: its share of these, from {_clock(here.start)} on"] if here else []
+    return "\n".join([*lines, *own])
+
+
+def part(here: Machine, ran: Ran, out: Path) -> str:
+    """What one machine of several sent, which says nothing by itself."""
+    sent = sum(record.sent is not None for record in ran.load.records)
+    void = [f"void      {_plain(said)}" for said in ran.load.invalid]
+    lines = [
+        f"part      machine {here.number} of {here.of} sent {sent} of its {len(ran.load.records)} requests, kept in {out}",
+        f"          judge it with all {here.of}, by the same command line with --merge DIR ... instead of --machine and --start",
+    ]
+    return "\n".join([*void, *lines])
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _distinct(work: Workload) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, MissingNeed
+from harness.errors import ConfigError, EvidenceError, MissingNeed
 
 __all__ = ["add_parser"]
 
@@ -24,8 +24,12 @@ _HELP = """what it does:
   load      each request when it is due, whatever became of the others; its latency counts from when it was due
   verdict   an objective holds if the 95 % limit of the share over it is below what it allows; a failed request is over it
 
+  machines  for more than one machine can send, each sends its share at the same instants: the same command line on all of them,
+            with --machine and --start; then once more with --merge in their place, which sends nothing and judges the whole. One
+            of them with --parity checks for all; the others take --unchecked
+
 exit status:
-  0  everything that was asked holds
+  0  everything that was asked holds; of one machine of several: its share was sent
   1  something fails, or is not decided; the table says why, and how many requests would do
   2  the command line is wrong; nothing was sent
   8  not evaluated: no server, the key was refused, another model on the port, nothing to send
@@ -37,6 +41,11 @@ examples:
   python -m harness load http://127.0.0.1:8000 --rate 20 --slo e2e_p95=4s --arrivals gamma:0.25 --prompts questions.jsonl --unchecked
   python -m harness load http://127.0.0.1:8000 --rate 8 --requests 3000 --tokens-per-second 400 --unchecked
   python -m harness load http://127.0.0.1:8000 --search 1:40 --slo ttft_p95=300ms --unchecked     the largest rate that holds
+
+  python -m harness load http://10.0.0.9:8000 --rate 9000 --requests 90000 --slo ttft_p99=300ms --unchecked \\
+      --machine 1/3 --start 2026-11-22T10:00:00Z --out part-1          (and so on)
+  python -m harness load http://10.0.0.9:8000 --rate 9000 --requests 90000 --slo ttft_p99=300ms \\
+      --merge part-1 part-2 part-3 --out run
 
 The key, if the server asks for one, comes out of the environment variable OPENAI_API_KEY (--key-env names another).
 """
@@ -80,23 +89,26 @@ def add_parser(verbs: Any) -> None:
     sent.add_argument("--completions", action="store_true", help="/v1/completions instead of chat")
     sent.add_argument("--no-stream", action="store_true", help="whole answers: then only e2e is measured")
     sent.add_argument("--shards", type=int, default=1, metavar="W", help="processes that send (default 1; same instants for any number)")
+    sent.add_argument("--machine", metavar="I/M", help="this is machine I of M: only its share is sent, and kept in --out for --merge")
+    sent.add_argument("--start", metavar="TIME", help="when all machines begin, like 2026-11-22T10:00:00Z, by clocks that are kept to UTC")
     sent.add_argument("--seed", type=int, default=0)
     sent.add_argument("--limit", type=float, metavar="S", help="how long a request is waited for (default: the largest limit + 10)")
     sent.add_argument("--key-env", default="OPENAI_API_KEY", metavar="NAME")
     done = parser.add_argument_group("what comes of it")
     done.add_argument("--search", metavar="LOW:HIGH", help="the largest rate between these that keeps every --slo and --goodput")
+    done.add_argument("--merge", type=Path, nargs="+", metavar="DIR", help="judge what the machines kept in their --out; nothing is sent")
     done.add_argument("--out", type=Path, metavar="DIR", help="write evidence here, for python -m harness recheck DIR")
     done.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
     parser.set_defaults(verb=_load)
 
 
 def _load(args: argparse.Namespace) -> int:
-    from harness.serve import command_run  # the machinery of a load is not for every verb
+    from harness.serve.command import run as command_run  # the machinery of a load is not for every verb
 
     try:
         with _terminable():
             return command_run.search(args) if args.search else command_run.once(args)
-    except ConfigError as error:
+    except (ConfigError, EvidenceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
     except MissingNeed as missing:

@@ -1,4 +1,4 @@
-"""What must be seen of an option of a request: the rules behind harness.serve.options."""
+"""What must be seen of an option of a request: the rules behind harness.serve.api.options."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from harness.serve.api.probing import BASE, LENGTH, Baseless, Session
 from harness.serve.exchange import CHAT, TEXT
-from harness.serve.probing import BASE, LENGTH, Baseless, Session
 
 _SEEDS = (1, 2, 3)
 _REPEATS = "ha" + " ha" * 15  # a penalty is seen where there is something to repeat

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import evidence, provenance
-from harness.errors import ConfigError
+from harness.errors import ConfigError, EvidenceError
 from harness.judge import judge
 from harness.progress import to_terminal
 from harness.records import Load
-from harness.serve import command_table as table
 from harness.serve import slo
-from harness.serve.command_asked import Asked, Parity, numbers, schedule, target, workload
-from harness.serve.load import Ran, run_load
+from harness.serve.command import table
+from harness.serve.command.asked import Asked, Parity, machine, numbers, schedule, target, workload
+from harness.serve.load import Machine, Ran, merged, run_load
 from harness.serve.schedule import Schedule
 from harness.serve.schedule.dispersion import check
 from harness.serve.search import max_rate, together
@@ -36,21 +36,16 @@ def once(args: argparse.Namespace) -> int:
     who = args.model or "server"
     asked = Asked.of(args, who)
     with _room(args.out) as folder:
-        return _once(args, asked, folder)
+        return (_merge if args.merge else _once)(args, asked, folder)
 
 
 def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
+    here = machine(args)
     where, found = target(args)
-    n = asked.requests(args)
-    if args.replay:
-        due, work = replay(args.replay, where.model, stream=not args.no_stream)
-    else:
-        due = schedule(args, args.rate, n, args.seed)
-        work = workload(args, due, where.model, args.seed)
-    check(due)
+    due, work = _sent(args, asked, where)
     plans = asked.plans(len(due.judged))
-    say: Callable[[str], None] = (lambda text: None) if args.json else (lambda text: print(text, flush=True))
-    say(table.heading(where, due, work, args.shards))
+    say = _say(args)
+    say(table.heading(where, due, work, args.shards, here))
     say(table.plan(plans))
     parity = Parity(args, where)
     refused = [(plan.claim, plan.refusal) for plan in plans if plan.refusal]
@@ -58,22 +53,85 @@ def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
         say(table.refused(refused))
         return _end(args, RED, plans, [(claim, verdict) for claim, verdict in refused if verdict], None, found)
     if folder is not None:
-        _begin(folder, asked)
-    ran = _run(args, asked, parity, where, due, work, folder)
+        evidence.seal_plan(folder, _plan(asked))  # before the first request
+    ran = _run(args, asked, parity, where, due, work, folder, here)
+    if here is not None:
+        say(table.part(here, ran, Path(args.out)))
+        return _end(args, OK, plans, [], ran.load, found)
+    return _judge(args, asked, plans, ran, where, folder, found)
+
+
+def _merge(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
+    """What several machines kept, as one load. EvidenceError if it is none; ConfigError if it is not the one that is asked for here."""
+    parts = [_part(path, asked) for path in args.merge]
+    load = merged([part.load for part in parts])
+    where = Target.parse(args.url, model=load.header["target"]["model"], key_env=args.key_env)
+    due, work = _sent(args, asked, where)
+    for name, made in (("schedule", due.to_dict()), ("workload", work.to_dict())):
+        if json.loads(evidence.canonical(made)) != load.header[name]:
+            raise ConfigError(f"--merge: another {name} was sent than this command line asks for: give the options that the machines had")
+    say, plans = _say(args), asked.plans(len(due.judged))
+    say(table.heading(where, due, work, len(load.header["shards"])))
+    if folder is not None:
+        evidence.seal_plan(folder, _plan(asked))
+        evidence.write_atomic(folder / "requests.bin", load.to_bytes())
+    failures = sorted((row for part in parts for row in part.failures), key=lambda row: int(row["sequence"]))
+    return _judge(args, asked, plans, Ran(load, failures=tuple(failures)), where, folder, load.header["target"]["before"])
+
+
+def _part(path: Path, asked: Asked) -> Ran:
+    """What a machine kept, untouched, under the promises of this command line."""
+    try:
+        seal, plan = evidence.read_json(path / evidence.BUNDLE), evidence.read_json(path / evidence.PLAN)
+        if seal["files"] != evidence.bundle_files(path):
+            raise EvidenceError(f"{path}: a file was changed after the machine had sealed it")
+        if plan["claims"] != json.loads(evidence.canonical(_plan(asked)))["claims"]:
+            raise ConfigError(f"{path}: that machine was given other promises than this command line: give the same --slo and --goodput")
+        failures = tuple(json.loads(line) for line in (path / "failures.jsonl").read_text(encoding="utf-8").splitlines())
+        return Ran(Load.from_bytes((path / "requests.bin").read_bytes()), failures=failures)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvidenceError(f"{path}: not what --machine leaves in --out ({type(error).__name__}: {error})") from None
+
+
+def _say(args: argparse.Namespace) -> Callable[[str], None]:
+    return (lambda text: None) if args.json else (lambda text: print(text, flush=True))
+
+
+def _sent(args: argparse.Namespace, asked: Asked, where: Target) -> tuple[Schedule, Workload]:
+    """The schedule and what is sent by it; the same on every machine."""
+    if args.replay:
+        due, work = replay(args.replay, where.model, stream=not args.no_stream)
+    else:
+        due = schedule(args, args.rate, asked.requests(args), args.seed)
+        work = workload(args, due, where.model, args.seed)
+    check(due)
+    return due, work
+
+
+def _judge(
+    args: argparse.Namespace, asked: Asked, plans: Sequence[slo.Plan], ran: Ran, where: Target, folder: Path | None, found: Any
+) -> int:
     judged = _judged(args, asked, ran.load, where, folder)
+    say = _say(args)
     say(table.verdicts(asked.within, judged, ran))
-    if args.unchecked:
+    if ran.load.header["unchecked"]:
         say(table.UNCHECKED)
     return _end(args, OK if all(v.outcome == "holds" for _, v in judged) else RED, plans, judged, ran.load, found)
 
 
 def _run(
-    args: argparse.Namespace, asked: Asked, parity: Parity, where: Target, due: Schedule, work: Workload, folder: Path | None = None
+    args: argparse.Namespace,
+    asked: Asked,
+    parity: Parity,
+    where: Target,
+    due: Schedule,
+    work: Workload,
+    folder: Path | None = None,
+    here: Machine | None = None,
 ) -> Ran:
     void = parity.check()
-    ran = run_load(
-        where, due, work, shards=args.shards, limit_s=asked.limit_s, progress=None if args.json else to_terminal(), folder=folder
-    )
+    progress = None if args.json else to_terminal()
+    ran = run_load(where, due, work, shards=args.shards, limit_s=asked.limit_s, progress=progress, folder=folder, machine=here)
     void += parity.check() if not void else []
     load = slo.stated(ran.load, asked.within, invalid=[*ran.load.invalid, *void], unchecked=bool(args.unchecked))
     if folder is not None:
@@ -125,12 +183,10 @@ def _room(out: Path | None) -> Iterator[Path | None]:
                 out.rmdir()
 
 
-def _begin(folder: Path, asked: Asked) -> None:
-    """The plan, sealed before the first request."""
+def _plan(asked: Asked) -> dict[str, Any]:
     entry = {"test": _NOTES["test"], "source": _NOTES["bound_from"], "expect": "holds", "why": ""}
     claims = sorted(asked.claims, key=lambda claim: claim.id)
-    body = {"lifecycle": "load", "tier": "load", "claims": [{"claim": evidence.claim_to_json(c), **entry} for c in claims], "releases": {}}
-    evidence.seal_plan(folder, body)
+    return {"lifecycle": "load", "tier": "load", "claims": [{"claim": evidence.claim_to_json(c), **entry} for c in claims], "releases": {}}
 
 
 def _end(
@@ -139,11 +195,12 @@ def _end(
     if args.out is not None and load is not None:
         evidence.write_atomic(Path(args.out) / "run.json", evidence.canonical({"exit_status": status}))
         seal = evidence.seal_bundle(Path(args.out))
-        if not args.json:
+        if not args.json and judged:
             print(f"evidence  {args.out}, sealed as {seal}; check it with: python -m harness recheck {args.out}")
     if args.json:
         record = {
-            "exit_status": status, "unchecked": bool(args.unchecked), "server": found, "header": dict(load.header) if load else None,
+            "exit_status": status, "unchecked": bool(load.header["unchecked"] if load else args.unchecked), "server": found,
+            "header": dict(load.header) if load else None,
             "plan": [{"claim": p.claim.id, "n": p.n, "least": p.least, "likely": p.likely} for p in plans],
             "verdicts": {claim.id: evidence.verdict_to_json(verdict) for claim, verdict in judged},
         }  # fmt: skip

@@ -4,7 +4,7 @@
         server.target                      # where requests go, once it has answered one
 
 A start ends in a server that listens on a port of its own, tells the name nobody else knows and has completed one streamed
-answer, or in an error with the end of its log. A stop ends when no process of it is left. A guardian (harness.serve.guardian)
+answer, or in an error with the end of its log. A stop ends when no process of it is left. A guardian (harness.serve.process.guardian)
 is its parent, so all of it ends with us even where we are killed; what a killed guardian leaves, the next start sweeps.
 """
 
@@ -29,10 +29,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from harness.errors import ConfigError, EngineError, MissingNeed
-from harness.serve import commands, guardian
-from harness.serve.attached import Attached, attach
 from harness.serve.load import ask
-from harness.serve.probe import PROBE_S, escaped, get, listening, model_names
+from harness.serve.process import commands, guardian
+from harness.serve.process.attached import Attached, attach
+from harness.serve.process.probe import PROBE_S, escaped, get, listening, model_names
 from harness.serve.target import Target
 from harness.serve.telemetry.usage import tree_pss
 

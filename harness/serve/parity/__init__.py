@@ -4,8 +4,8 @@
     guard                           all three at once for one boot, without which no measurement of its speed says anything
 
 A load test of a wrong server is void, and a wrong server may be healthy, fast and fluent. The reference is transformers in
-float32 on the checkpoint that is served, or that the served file was converted from (``harness.serve.expected``); never the
-server itself (``harness.serve.hearing``).
+float32 on the checkpoint that is served, or that the served file was converted from (``harness.serve.parity.expected``); never the
+server itself (``harness.serve.parity.hearing``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from harness.engines.common import common_prefix
-from harness.serve.expected import END, Expected, Reference, Said, Tolerance, along, difference, plain, tolerance
-from harness.serve.hearing import hear
+from harness.serve.parity.expected import END, Expected, Reference, Said, Tolerance, along, difference, plain, tolerance
+from harness.serve.parity.hearing import hear
 from harness.types import Sample
 
 __all__ = [

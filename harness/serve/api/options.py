@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from harness.serve import effects, probing
+from harness.serve.api import effects, probing
 from harness.serve.exchange import CHAT, TEXT, Send, exchange
 from harness.serve.target import Target
 

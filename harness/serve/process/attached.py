@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.errors import EngineError
-from harness.serve.probe import PROBE_S, escaped, get, model_names
+from harness.serve.process.probe import PROBE_S, escaped, get, model_names
 from harness.serve.target import Target
 
 __all__ = ["Attached", "attach"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from harness.serve.exchange import exchange, post
-from harness.serve.expected import Expected, Said
 from harness.serve.load import Answer, ask
+from harness.serve.parity.expected import Expected, Said
 from harness.serve.target import Target
 
 __all__ = ["greedy_body", "hear"]
