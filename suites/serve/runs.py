@@ -89,7 +89,7 @@ SATURATING = {"kind": "batch", "slots": SEATS, "step_s": 0.02, "sequence_s": 0.0
 
 
 def lenient(load: Load) -> Load:
-    """A load of the stub whose client may be late by 10 ms: its answers are short to be quick, the effect planted many times that."""
+    """A load whose client may be late by 10 ms, where the effect that is claimed, or planted, is many times that."""
     return Load({**load.header, "slo": {"e2e_p50": "1s"}}, load.records)
 
 

@@ -1,6 +1,6 @@
 """Run against run on the stub with the real client: A/A false alarms, and two planted changes found, of so many designs.
 
-    python -m suites.selftest.bench.load_aa [DESIGNS] [BLOCKS] [REQUESTS]
+    python -m suites.selftest.bench.load_aa [DESIGNS] [BLOCKS] [REQUESTS] [AT_ONCE]
 
 The stub is a queue whose quantiles are known; the slower one's service is stretched until its own oracle says +5 % of the
 median, or +10 % of p99. A row of reports/serving/aa.csv for each design and effect; designs that are there are not run again.
@@ -11,6 +11,8 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from harness import Claim, at_most
@@ -22,7 +24,7 @@ from harness.serve.load import run_load
 TABLE = Path(__file__).parents[3] / "reports" / "serving" / "aa.csv"
 RATE = 100.0
 SERVICE = {"kind": "mgc", "servers": 8, "service_s": 0.04, "cv": 0.5, "tokens": 1}  # half of them at work
-EFFECTS = (("ttft_p50", 0.0), ("ttft_p99", 0.0), ("ttft_p50", 0.05), ("ttft_p99", 0.10))
+EFFECTS = ((("ttft_p50", "ttft_p99"), 0.0), (("ttft_p50",), 0.05), (("ttft_p99",), 0.10))
 
 
 def stretched(figure: str, effect: float) -> float:
@@ -40,10 +42,10 @@ def stretched(figure: str, effect: float) -> float:
     return (low + high) / 2
 
 
-def design(number: int, figure: str, effect: float, count: int, requests: int) -> dict[str, object]:
-    """One design on two stubs; the outcome of "new is no slower than old"."""
+def design(number: int, figures: Sequence[str], effect: float, count: int, requests: int) -> list[dict[str, object]]:
+    """One design on two stubs; the outcome of "new is no slower than old", for each figure."""
     begun = time.monotonic()
-    slower = stretched(figure, effect) if effect else SERVICE["service_s"]
+    slower = stretched(figures[0], effect) if effect else SERVICE["service_s"]
     plans = {
         arm: {"service": {**SERVICE, "service_s": seconds}, "seed": number}
         for arm, seconds in (("old", SERVICE["service_s"]), ("new", slower))
@@ -55,36 +57,38 @@ def design(number: int, figure: str, effect: float, count: int, requests: int) -
             due = schedule.poisson(RATE, requests=requests, seed=seed, warmup_s=1.0)
             asked = workload.synthetic("stub", len(due), seed, prompt=workload.fixed(8), output=workload.fixed(1))
             load = run_load(target[arm], due, asked, limit_s=10.0).load
-            return Load(
-                {**load.header, "slo": {"ttft_p99": "1s"}}, load.records
-            )  # the client may be late by 10 ms, a tenth of what it measures
+            return Load({**load.header, "slo": {"ttft_p99": "1s"}}, load.records)  # late by 10 ms at most, a tenth of what is measured
 
-        rows = blocks.blocks(run, count, f"{number} {figure} {effect}", [figure])
+        rows = blocks.blocks(run, count, f"{number} {figures} {effect}", figures)
     claim = Claim("L4.x", "new is no slower than old", at_most(1.0), estimand="run_ratio", min_n=4)
-    said = judge(claim, blocks.measurement(rows, figure))
-    shown = {name: None if (x := getattr(said, name)) is None else round(x, 4) for name in ("estimate", "low", "high")}
-    void = sum(bool(row["invalid"]) for row in rows)
-    return {"design": number, "figure": figure, "effect": effect, "blocks": count, "requests": requests, **shown, "outcome": said.outcome,
-            "reason": said.reason, "void_runs": void, "seconds": round(time.monotonic() - begun, 1)}  # fmt: skip
+    void, seconds = sum(bool(row["invalid"]) for row in rows), round(time.monotonic() - begun, 1)
+    made = []
+    for figure in figures:
+        said = judge(claim, blocks.measurement(rows, figure))
+        shown = {name: None if (x := getattr(said, name)) is None else round(x, 4) for name in ("estimate", "low", "high")}
+        made.append({"design": number, "figure": figure, "effect": effect, "blocks": count, "requests": requests, **shown,
+                     "outcome": said.outcome, "reason": said.reason, "void_runs": void, "seconds": seconds})  # fmt: skip
+    return made
 
 
-def main(designs: int = 50, count: int = 6, requests: int = 2000) -> None:
-    """Goes on where it was stopped."""
-    rows = list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.exists() else []
-    done = {(row["design"], row["figure"], row["effect"], row["blocks"], row["requests"]) for row in rows}
+def main(designs: int = 50, count: int = 6, requests: int = 2000, at_once: int = 1) -> None:
+    """Goes on where it was stopped; ``at_once`` designs side by side, each on stubs of its own."""
+    kept = list(csv.DictReader(TABLE.open(encoding="utf-8"))) if TABLE.exists() else []
+    done = {(row["design"], row["figure"], row["effect"], row["blocks"], row["requests"]) for row in kept}
+    left = [(number, figures, effect) for number in range(designs) for figures, effect in EFFECTS
+            if any((str(number), figure, str(effect), str(count), str(requests)) not in done for figure in figures)]  # fmt: skip
     TABLE.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(designs):
-        for figure, effect in EFFECTS:
-            if (str(number), figure, str(effect), str(count), str(requests)) in done:
-                continue
-            row = design(number, figure, effect, count, requests)
-            print(row, flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        for future in as_completed([pool.submit(design, *each, count, requests) for each in left]):
+            rows = future.result()
             new = not TABLE.exists()
             with TABLE.open("a", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+                writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
                 if new:
                     writer.writeheader()
-                writer.writerow(row)
+                writer.writerows(rows)
+            for row in rows:
+                print(row, flush=True)
 
 
 if __name__ == "__main__":
