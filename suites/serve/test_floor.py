@@ -32,8 +32,8 @@ def test_company_changes_no_answer(claim, bench, primary, concurrency):
     alone = company.answers(bench, primary, prompts)
     again = company.answers(bench, primary, prompts, rerun=1)
     beside = company.answers(bench, primary, prompts, concurrency=concurrency)
-    mixed = company.mixed_up(alone, 5)
-    judge = company.Judge(bench, primary, prompts, alone, company.texts(again, beside, mixed))
+    garbled = company.garbled(alone, 5)
+    judge = company.Judge(bench, primary, prompts, alone, company.texts(again, beside, garbled))
     counted = {1: judge.flips(again), concurrency: judge.flips(beside)}
 
     def measured(samples, at) -> Measurement:
@@ -44,7 +44,7 @@ def test_company_changes_no_answer(claim, bench, primary, concurrency):
         measured(counted[concurrency], concurrency),
         controls=[
             Control("A/A: alone, asked again", controls.HOLDS, measured(counted[1], 1)),
-            Control("planted: one answer in five is its neighbour's", controls.FAILS, measured(judge.flips(mixed), concurrency)),
+            Control("planted: one answer in five is written backwards", controls.FAILS, measured(judge.flips(garbled), concurrency)),
         ],
     )
 
@@ -69,8 +69,8 @@ def test_golden_answers_are_right_inside_the_load(claim, bench, server):
     prompts = list({p.id: p for p in (*chosen.values(), *known)}.values())[: margins.FLIPS_PROMPTS]
     alone = company.answers(bench, server, prompts)
     again = company.answers(bench, server, prompts, rerun=1)
-    mixed = company.mixed_up(alone, 5)
-    others = company.texts(again, mixed)
+    garbled = company.garbled(alone, 5)
+    others = company.texts(again, garbled)
     for sequence, prompt in chosen.items():
         others[prompt.id] |= {kept.golden[sequence]} if sequence in kept.golden else set()
     judge = company.Judge(bench, server, prompts, alone, others)
@@ -87,6 +87,6 @@ def test_golden_answers_are_right_inside_the_load(claim, bench, server):
         measured(samples, kept.load.invalid),
         controls=[
             Control("A/A: alone, asked again", controls.HOLDS, measured(judge.flips(again))),
-            Control("planted: one answer in five is its neighbour's", controls.FAILS, measured(judge.flips(mixed))),
+            Control("planted: one answer in five is written backwards", controls.FAILS, measured(judge.flips(garbled))),
         ],
     )

@@ -27,8 +27,8 @@ def test_preemption_leaves_the_answers_alone(claim, bench, primary):
     alone = company.answers(bench, primary, prompts)
     beside = company.answers(bench, primary, prompts, concurrency=margins.PREEMPTED_AT)
     pressed, preempted = _pressed(bench, primary, prompts)
-    mixed = company.mixed_up(alone, 5)
-    judge = company.Judge(bench, primary, prompts, alone, company.texts(beside, pressed, mixed))
+    garbled = company.garbled(alone, 5)
+    judge = company.Judge(bench, primary, prompts, alone, company.texts(beside, pressed, garbled))
     void = () if preempted > 0 else ("vacuous_pressure: no request was preempted; the cache was large enough, or nobody counted",)
 
     def measured(said, invalid=void) -> Measurement:
@@ -40,7 +40,7 @@ def test_preemption_leaves_the_answers_alone(claim, bench, primary):
         measured(pressed),
         controls=[
             Control("A/A: as many at a time, and room for all", controls.HOLDS, measured(beside, ())),
-            Control("planted: one answer in five is its neighbour's", controls.FAILS, measured(mixed, ())),
+            Control("planted: one answer in five is written backwards", controls.FAILS, measured(garbled, ())),
         ],
     )
 

@@ -51,8 +51,8 @@ def test_a_warm_prefix_cache_changes_no_answer(claim, bench, primary):
     kept = bench.cached("prefix", inputs, lambda: _cold_and_warm(bench, primary, prompts))
     mine = [Prompt(row["id"], tuple(row["messages"])) for row in kept]
     cold, warm, again = ({row["id"]: Generation(**row[arm]) for row in kept} for arm in ("cold", "warm", "again"))
-    mixed = company.mixed_up(warm, 5)
-    judge = company.Judge(bench, primary, mine, cold, company.texts(warm, again, mixed))
+    garbled = company.garbled(warm, 5)
+    judge = company.Judge(bench, primary, mine, cold, company.texts(warm, again, garbled))
     hits = {arm: sum(row["hits"][arm] for row in kept) for arm in ("cold", "warm", "again")}
 
     def measured(said, found) -> Measurement:
@@ -65,7 +65,7 @@ def test_a_warm_prefix_cache_changes_no_answer(claim, bench, primary):
         measured(warm, hits["warm"]),
         controls=[
             Control("A/A: warm, asked again", controls.HOLDS, measured(again, hits["again"])),
-            Control("planted: one answer in five is its neighbour's", controls.FAILS, measured(mixed, hits["warm"])),
+            Control("planted: one answer in five is written backwards", controls.FAILS, measured(garbled, hits["warm"])),
             Control("planted: the counts of a cache that is off", ("inconclusive",), measured(warm, 0.0)),
         ],
     )
