@@ -23,9 +23,10 @@ KILLED = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``drained``, ``flags``: each server of ours as it is, and with the flags that ask it to drain, where its engine has such."""
+    """``drained``, ``how``: the first server of each engine as it is, and with the flags that ask it to drain, where there are such."""
     if "drained" in metafunc.fixturenames:
-        ours = [(name, served.engine) for name, served in settings_of(metafunc.config).serve.items() if served.engine]
+        first = {served.engine: name for name, served in reversed(settings_of(metafunc.config).serve.items()) if served.engine}
+        ours = [(name, engine) for engine, name in reversed(first.items())]
         pairs = [
             (name, how) for name, engine in ours for how in ("as it is", "draining") if how == "as it is" or engine in margins.DRAINING
         ]
