@@ -51,7 +51,7 @@ def test_a_drift_of_the_machine_cancels_in_every_step(rungs, drift, gain):
 
 def test_the_knee_is_where_doubling_stops_to_gain():
     assert knee.knee({1: 10, 2: 19, 4: 35, 8: 38, 16: 39}) == 4
-    assert knee.knee({1: 10, 2: 10, 4: 40}) == 1  # what comes behind a stop does not count
+    assert knee.knee({1: 61, 2: 60, 4: 94, 8: 100}) == 4  # a doubling without a gain is no end
     assert knee.knee({1: 10, 2: 20, 4: 40}) == 4
     assert knee.knee({1: 10, 2: 11.9}) == 1 and knee.knee({1: 10, 2: 12.0}) == 2  # sqrt(1.1 x 1.3) = 1.196
     with pytest.raises(ConfigError, match="void"):
