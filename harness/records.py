@@ -255,9 +255,9 @@ def objective(name: str, limit: str) -> Objective:
     metric, _, tail = name.partition("_p")
     if metric not in METRICS:
         raise ConfigError(f"objective {name!r}: {nearest(metric, list(METRICS))}; expected METRIC_pQUANTILE, like ttft_p99")
-    if not re.fullmatch(r"\d{2}(\.\d+)?", tail) or not 50 <= float(tail) < 100:
-        raise ConfigError(f"objective {name!r}: expected a quantile from p50 to below p100, like {metric}_p99 or {metric}_p99.9")
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(us|µs|ms|s|min)", str(limit).strip())
+    if not re.fullmatch(r"[0-9]{2}(\.[0-9]{1,4})?", tail) or not 50 <= float(tail) < 100:
+        raise ConfigError(f"objective {name!r}: expected a quantile from p50 to p99.9999, like {metric}_p99 or {metric}_p99.9")
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(us|µs|ms|s|min)", str(limit).strip())
     if found is None or not float(found[1]) * _UNITS[found[2]] > 0 or not math.isfinite(float(found[1])):
         raise ConfigError(f"objective {name} = {limit!r} (bound_invalid): expected a time above 0 with its unit, like 300ms or 1.5s")
     return Objective(metric, round(float(tail) / 100, 9), float(found[1]) * _UNITS[found[2]])

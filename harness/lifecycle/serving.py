@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness import evals, provenance
 from harness.config import Served
 from harness.engines import open_engine, versions
-from harness.errors import ConfigError, MissingNeed, nearest
+from harness.errors import ConfigError, EngineError, MissingNeed, nearest
+from harness.golden import GoldenSet
 from harness.lifecycle.subjects import RECIPE
 from harness.records import Load
 from harness.serve import parity, schedule, telemetry, workload
@@ -122,7 +123,10 @@ class Serving:
     def _start(self, name: str, options: Mapping[str, str] | None) -> Server | Attached:
         served = self.spec(name)
         if not served.engine:
-            return attach(served.url)
+            try:
+                return attach(served.url)
+            except EngineError as error:
+                raise MissingNeed("server", str(error), f"start it, or mend url in [serve.{name}]") from error
         self._bench.close_engines()  # a model in this process would take memory and cores from the server
         flags = served.options if options is None else options
         spec = ServerSpec(engine=served.engine, model=self._bench.path(served.subject), name=served.subject, options=flags, env=served.env)
@@ -150,13 +154,18 @@ class Serving:
 
     def prompts(self, name: str, n: int = 0) -> list[Prompt]:
         """The first ``n`` questions of its golden set by digest of their ids; 0: all of this tier."""
-        chosen = self._bench.golden(self.spec(name).set)
+        chosen = self._golden(name)
         ordered = sorted(evals.prompts(chosen), key=lambda prompt: digest_json(prompt.id))
         return ordered[: n or None]
 
     def sampling(self, name: str) -> Sampling:
         """How they are answered: greedily, with the room that the kind of the set asks for."""
-        return evals.sampling(self._bench.golden(self.spec(name).set))
+        return evals.sampling(self._golden(name))
+
+    def _golden(self, name: str) -> GoldenSet:
+        if not self.spec(name).set:
+            raise MissingNeed("golden", f"[serve.{name}] names no prompts to ask", f"set = 'NAME OF A GOLDEN SET' in [serve.{name}]")
+        return self._bench.golden(self.spec(name).set)
 
     def reference(self, name: str, dtype: str = "float32") -> Engine:
         """transformers on the checkpoint that is served, or that the served file was converted from; to be closed by the caller.
@@ -225,6 +234,7 @@ class Serving:
         """The load that the lifecycle file promises something of: golden prompts as a Poisson stream at its rate; ``rerun`` 1, 2
         ... the same schedule once more."""
         served = self.spec(name)
+        self.checkpoint(name)  # who cannot say what is served need not load it
         n = self._bench.tier.load(served.requests)
         due = schedule.poisson(served.rate, requests=n, seed=0, warmup_s=_WARMUP_S, cooldown_s=5 / served.rate)
         model, room = served.subject or self.target(name).model, self.sampling(name).max_tokens

@@ -15,7 +15,7 @@ from harness.errors import ConfigError, EvidenceError, MissingNeed
 
 __all__ = ["add_parser"]
 
-USAGE, NOT_EVALUATED, INTERRUPTED = 2, 8, 130
+RED, USAGE, NOT_EVALUATED, INTERRUPTED = 1, 2, 8, 130
 
 _HELP = """what it does:
   plan      how many requests the objectives need; with fewer nothing is sent
@@ -88,7 +88,7 @@ def add_parser(verbs: Any) -> None:
     sent.add_argument("--model", default="", help="the served name (default: after # in the URL, or the only one there is)")
     sent.add_argument("--completions", action="store_true", help="/v1/completions instead of chat")
     sent.add_argument("--no-stream", action="store_true", help="whole answers: then only e2e is measured")
-    sent.add_argument("--shards", type=int, default=1, metavar="W", help="processes that send (default 1; same instants for any number)")
+    sent.add_argument("--shards", type=int, metavar="W", help="processes that send (default 1; same instants for any number)")
     sent.add_argument("--machine", metavar="I/M", help="this is machine I of M: only its share is sent, and kept in --out for --merge")
     sent.add_argument("--start", metavar="TIME", help="when all machines begin, like 2026-11-22T10:00:00Z, by clocks that are kept to UTC")
     sent.add_argument("--seed", type=int, default=0)
@@ -108,9 +108,12 @@ def _load(args: argparse.Namespace) -> int:
     try:
         with _terminable():
             return command_run.search(args) if args.search else command_run.once(args)
-    except (ConfigError, EvidenceError) as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
+    except (EvidenceError, OSError) as error:
+        print(f"error: {error}\nwhat was measured could not be kept: nothing is shown by it", file=sys.stderr)
+        return RED
     except MissingNeed as missing:
         print(f"not evaluated ({missing.need}): {missing}", file=sys.stderr)
         return NOT_EVALUATED

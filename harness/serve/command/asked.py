@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,6 +26,8 @@ from harness.types import Claim, Measurement, Prompt, Sampling, Subject
 __all__ = ["Asked", "Parity", "machine", "numbers", "schedule", "target", "workload"]
 
 _SLOTS = 100_000  # of a closed loop
+_SHARDS = 255  # of all machines
+_AHEAD_S = 86_400.0  # that a start may lie ahead: a later one is a slip
 _GUARD = 8  # prompts that the server is held against its reference with
 _WARM_S, _WARM_N = 30.0, 128  # a warm-up is at least so long, and so many requests
 _QUESTIONS = (
@@ -111,7 +114,7 @@ _UNUSED = {  # beside what, which options would do nothing
     "--arrivals closed": ("rate", "seconds", "warmup"),
     "--arrivals ramp": ("rate", "requests"),
     "--search": ("rate", "machine", "merge"),
-    "--merge": ("machine", "start", "parity", "unchecked"),
+    "--merge": ("machine", "start", "parity", "unchecked", "shards"),
     "--seconds": ("requests",),
     "--prompts": ("ignore_eos",),
 }
@@ -132,6 +135,8 @@ def _check_sent(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if (args.shards or 1) > _SHARDS:
+        raise ConfigError(f"--shards {args.shards}: expected at most {_SHARDS}")
     for name in ("limit", "seconds"):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -153,6 +158,9 @@ def machine(args: argparse.Namespace) -> Machine | None:
         raise ConfigError(f"--start {args.start}: expected a time like 2026-11-22T10:00:00Z") from None
     if start.tzinfo is None:
         raise ConfigError(f"--start {args.start}: of which time zone? Machines may differ in theirs: say Z for UTC, or +02:00")
+    ahead = start.timestamp() - time.time()
+    if not 0 < ahead <= _AHEAD_S:
+        raise ConfigError(f"--start {args.start}: {abs(ahead):.3g} s {'ahead' if ahead > 0 else 'ago'}, expected within a day from now")
     return Machine(int(number), int(of), start.timestamp())
 
 
@@ -198,7 +206,7 @@ def _answered(status: int, name: str, target: Target) -> None:
 def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) -> Schedule:
     kind, _, rest = args.arrivals.partition(":")
     if kind == "closed":
-        slots = numbers(rest, 1, "closed:C")[0]
+        slots = numbers(rest, 1, "--arrivals closed:C")[0]
         if not (slots.is_integer() and 1 <= slots <= _SLOTS):
             raise ConfigError(f"--arrivals closed:{rest}: expected a whole number of requests at a time, 1 to {_SLOTS:,}")
         return closed(int(slots), n)
@@ -207,7 +215,7 @@ def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) ->
     if kind == "ramp":
         if args.seconds is None:
             raise ConfigError("--arrivals ramp:R0:R1 needs --seconds")
-        r0, r1 = numbers(rest, 2, "ramp:R0:R1")
+        r0, r1 = numbers(rest, 2, "--arrivals ramp:R0:R1")
         return ramp(r0, r1, args.seconds, seed=seed, warmup_s=_warmup(args, r0), cooldown_s=5 / r1)
     if rate is None:
         raise ConfigError(f"--arrivals {args.arrivals} needs --rate, requests a second")
@@ -218,7 +226,7 @@ def schedule(args: argparse.Namespace, rate: float | None, n: int, seed: int) ->
     if kind == "constant":
         return constant(rate, **size)
     if kind == "gamma":
-        return gamma(rate, numbers(rest, 1, "gamma:SHAPE")[0], seed=seed, **size)
+        return gamma(rate, numbers(rest, 1, "--arrivals gamma:SHAPE")[0], seed=seed, **size)
     if kind != "poisson":
         raise ConfigError(f"--arrivals {args.arrivals!r}: expected poisson, constant, gamma:SHAPE, ramp:R0:R1, trace:FILE or closed:C")
     return poisson(rate, seed=seed, **size)
@@ -250,7 +258,7 @@ def numbers(text: str, count: int, shape: str) -> list[float]:
     except ValueError:
         found = []
     if len(found) != count or not all(map(math.isfinite, found)):
-        raise ConfigError(f"--arrivals: {text!r}, expected {shape}")
+        raise ConfigError(f"{text!r}, expected {shape}")
     return found
 
 

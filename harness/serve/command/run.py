@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import evidence, provenance
-from harness.errors import ConfigError, EvidenceError
+from harness.errors import ConfigError, EvidenceError, HarnessError
 from harness.judge import judge
 from harness.progress import to_terminal
 from harness.records import Load
@@ -24,6 +23,7 @@ from harness.serve.schedule import Schedule
 from harness.serve.schedule.dispersion import check
 from harness.serve.search import max_rate, together
 from harness.serve.target import Target
+from harness.serve.validity import DELIVERED
 from harness.serve.workload import Workload, replay
 from harness.types import Claim, Subject, Verdict
 
@@ -33,8 +33,8 @@ OK, RED = 0, 1
 
 
 def once(args: argparse.Namespace) -> int:
-    who = args.model or "server"
-    asked = Asked.of(args, who)
+    asked = Asked.of(args, args.model or "server")
+    args.shards = args.shards or 1
     with _room(args.out) as folder:
         return (_merge if args.merge else _once)(args, asked, folder)
 
@@ -57,17 +57,23 @@ def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
     ran = _run(args, asked, parity, where, due, work, folder, here)
     if here is not None:
         say(table.part(here, ran, Path(args.out)))
-        return _end(args, OK, plans, [], ran.load, found)
+        sent = sum(record.sent is not None for record in ran.load.records)
+        return _end(args, RED if ran.load.invalid or sent < DELIVERED * len(ran.load.records) else OK, plans, [], ran.load, found)
     return _judge(args, asked, plans, ran, where, folder, found)
 
 
 def _merge(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
     """What several machines kept, as one load. EvidenceError if it is none; ConfigError if it is not the one that is asked for here."""
-    parts = [_part(path, asked) for path in args.merge]
-    load = merged([part.load for part in parts])
+    try:
+        parts = [_part(path, asked) for path in args.merge]
+        load = merged([part.load for part in parts])
+    except EvidenceError as error:
+        raise ConfigError(f"--merge: {error}") from None
     where = Target.parse(args.url, model=load.header["target"]["model"], key_env=args.key_env)
+    if where.base_url != load.header["machines"][0]["url"]:
+        raise ConfigError(f"--merge: these are loads of {load.header['machines'][0]['url']}, not of {where.base_url}")
     due, work = _sent(args, asked, where)
-    for name, made in (("schedule", due.to_dict()), ("workload", work.to_dict())):
+    for name, made in (("schedule", due.to_dict()), ("workload", work.to_dict()), ("limit_s", asked.limit_s)):
         if json.loads(evidence.canonical(made)) != load.header[name]:
             raise ConfigError(f"--merge: another {name} was sent than this command line asks for: give the options that the machines had")
     say, plans = _say(args), asked.plans(len(due.judged))
@@ -82,13 +88,18 @@ def _merge(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
 def _part(path: Path, asked: Asked) -> Ran:
     """What a machine kept, untouched, under the promises of this command line."""
     try:
-        seal, plan = evidence.read_json(path / evidence.BUNDLE), evidence.read_json(path / evidence.PLAN)
-        if seal["files"] != evidence.bundle_files(path):
-            raise EvidenceError(f"{path}: a file was changed after the machine had sealed it")
+        sealed, plan = evidence.read_json(path / evidence.BUNDLE), evidence.read_json(path / evidence.PLAN)
+        changed = sorted({name for name, _ in {*sealed["files"].items()} ^ {*evidence.bundle_files(path).items()}})
+        if changed or evidence.seal_of(sealed["files"]) != sealed["seal"]:
+            raise EvidenceError(f"{path}: {changed[0] if changed else evidence.BUNDLE} was changed after the machine had sealed it")
         if plan["claims"] != json.loads(evidence.canonical(_plan(asked)))["claims"]:
-            raise ConfigError(f"{path}: that machine was given other promises than this command line: give the same --slo and --goodput")
+            raise ConfigError(f"{path}: that machine promised something else: give the same --slo, --goodput and --model")
         failures = tuple(json.loads(line) for line in (path / "failures.jsonl").read_text(encoding="utf-8").splitlines())
-        return Ran(Load.from_bytes((path / "requests.bin").read_bytes()), failures=failures)
+        load = Load.from_bytes((path / "requests.bin").read_bytes())
+        told = {**load.header["machine"], "seal": sealed["seal"]}
+        return Ran(Load({**load.header, "machine": told}, load.records), failures=failures)
+    except HarnessError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EvidenceError(f"{path}: not what --machine leaves in --out ({type(error).__name__}: {error})") from None
 
@@ -153,6 +164,7 @@ def _judged(args: argparse.Namespace, asked: Asked, load: Load, where: Target, f
     return [(claim, verdict) for claim, _, verdict in rows]
 
 
+_TAKEN = ".writing"  # in --out, while a command writes there
 _NOTES = {"test": "python -m harness load", "bound_from": "command line", "expect": "holds", "why": ""}
 
 
@@ -170,13 +182,16 @@ def _room(out: Path | None) -> Iterator[Path | None]:
         if not made and (not out.is_dir() or any(out.iterdir())):
             raise ConfigError(f"--out {out}: not an empty folder; evidence is never mixed or overwritten, name a new one")
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out) as probe:
-            probe.write(b"0")
+        with (out / _TAKEN).open("xb") as taken:  # of two commands at once, on two machines even, one succeeds
+            taken.write(b"0")
+    except FileExistsError:
+        raise ConfigError(f"--out {out}: another command is writing there; name a folder of its own for each") from None
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name another folder") from None
     try:
         yield out
     finally:
+        (out / _TAKEN).unlink(missing_ok=True)
         if {path.name for path in out.iterdir()} <= {evidence.PLAN}:  # nothing came of it
             (out / evidence.PLAN).unlink(missing_ok=True)
             if made:
@@ -194,9 +209,11 @@ def _end(
 ) -> int:
     if args.out is not None and load is not None:
         evidence.write_atomic(Path(args.out) / "run.json", evidence.canonical({"exit_status": status}))
+        (Path(args.out) / _TAKEN).unlink(missing_ok=True)
         seal = evidence.seal_bundle(Path(args.out))
-        if not args.json and judged:
-            print(f"evidence  {args.out}, sealed as {seal}; check it with: python -m harness recheck {args.out}")
+        if not args.json:
+            check_it = f"; check it with: python -m harness recheck {args.out}" if judged else ""
+            print(f"evidence  {args.out}, sealed as {seal}{check_it}")
     if args.json:
         record = {
             "exit_status": status, "unchecked": bool(load.header["unchecked"] if load else args.unchecked), "server": found,
@@ -216,6 +233,7 @@ def search(args: argparse.Namespace) -> int:
     if args.replay or args.out or args.seconds is not None or not args.arrivals.startswith(("poisson", "constant", "gamma")):
         raise ConfigError("--search takes --requests and arrivals at a rate; not --replay, --seconds or --out")
     asked = Asked.of(args, args.model or "server")
+    args.shards = args.shards or 1
     where, found = target(args)
     n = asked.requests(args)
     short = [plan for plan in asked.plans(n) if plan.refusal]

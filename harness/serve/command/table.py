@@ -31,7 +31,7 @@ def heading(target: Target, due: Schedule, work: Workload, shards: int, here: Ma
     n, total = len(due.judged), len(due)
     long = f" in {(due.window[1] - due.window[0]) * 1e-9:.4g} s" if due.arrivals else f", {due.concurrency} at a time"
     lines = (
-        f"server    {target.base_url}, model {_plain(target.model)}",
+        f"server    {target.base_url}, model {_plain(target.model[:200])}",
         f"load      {due.kind} ({said}): {n} requests{long}, {total - n} more before and after; {shards} shard{'s' * (shards > 1)}",
         f"workload  {_plain(work.name)}, {'streamed' if work.stream else 'whole'} {'chat' if work.chat else 'completions'}, "
         f"at most {work.max_tokens} tokens, {_distinct(work)}",
@@ -45,7 +45,7 @@ def part(here: Machine, ran: Ran, out: Path) -> str:
     sent = sum(record.sent is not None for record in ran.load.records)
     void = [f"void      {_plain(said)}" for said in ran.load.invalid]
     lines = [
-        f"part      machine {here.number} of {here.of} sent {sent} of its {len(ran.load.records)} requests, kept in {out}",
+        f"part      machine {here.number} of {here.of} sent {sent} of its {len(ran.load.records)} requests, kept in {_plain(str(out))}",
         f"          judge it with all {here.of}, by the same command line with --merge DIR ... instead of --machine and --start",
     ]
     return "\n".join([*void, *lines])
@@ -151,7 +151,7 @@ def found(result: Found) -> str:
 
 def names(models: Sequence[str]) -> str:
     """The models of a server, a few of them."""
-    return ", ".join(_plain(name) for name in models[:5]) + (", ..." if len(models) > 5 else "") or "no model"
+    return ", ".join(_plain(name[:200]) for name in models[:5]) + (", ..." if len(models) > 5 else "") or "no model"
 
 
 def _short(claim: Claim) -> str:

@@ -304,7 +304,7 @@ class _Run:
             "target": {"model": self.target.model, "before": before, "after": after},
         }
         if self.machine is not None:
-            header["machine"] = self.machine.to_dict()
+            header["machine"] = self.machine.to_dict(self.target.base_url)
         if lost:
             said = f"rate_not_delivered: shard {lost[0]} of {len(self.facts)} ended before its time; its requests were not sent"
             header["invalid"] = [said]

@@ -33,9 +33,9 @@ class Machine:
         if not 1 <= self.number <= self.of:
             raise ConfigError(f"machine {self.number} of {self.of}: expected a number from 1 to {self.of}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """For the header of its part."""
-        return {"number": self.number, "of": self.of, "start": self.start, "utc_error_s": utc_error_s()}
+    def to_dict(self, url: str) -> dict[str, Any]:
+        """For the header of its part; ``url`` is where it sent."""
+        return {"number": self.number, "of": self.of, "start": self.start, "url": url, "utc_error_s": utc_error_s()}
 
 
 class _Timex(ctypes.Structure):
@@ -104,7 +104,8 @@ def _check(parts: Sequence[Load]) -> None:
     for part in parts[1:]:
         number = _told(part)["number"]
         differing = [key for key in _ALIKE if part.header.get(key) != first.get(key)]
-        differing += ["start"] if _told(part)["start"] != _told(parts[0])["start"] else []
+        differing += [key for key in ("start", "url") if _told(part)[key] != _told(parts[0])[key]]
         differing += ["model"] if part.header["target"].get("model") != first["target"].get("model") else []
+        differing += ["the number of shards"] if len(part.header["shards"]) != len(first["shards"]) else []
         if differing:
             raise EvidenceError(f"machine {number} sent another load than machine 1: {', '.join(differing)} differ")

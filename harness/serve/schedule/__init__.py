@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _MOST = 20_000_000  # requests of one schedule
+_FASTEST = 1_000_000  # a second
 _LONGEST_S = 7 * 86400.0  # from its first to its last
 
 
@@ -150,6 +151,7 @@ def ramp(
 ) -> Schedule:
     """Poisson arrivals whose rate goes from ``r0`` to ``r1`` over the window; the warm-up is at r0, the cool-down at r1."""
     _positive("ramp", r0=r0, r1=r1, seconds=seconds)
+    _countable("ramp", max(r0, r1))
     _not_negative("ramp", warmup_s=warmup_s, cooldown_s=cooldown_s)
     if how not in ("linear", "geometric"):
         raise ConfigError(f"schedule ramp: how = {how!r}, expected 'linear' or 'geometric'")
@@ -216,6 +218,7 @@ def _at_rate(
     seconds: float, requests: int, warmup_s: float, cooldown_s: float,
 ) -> Schedule:  # fmt: skip
     _positive(kind, rate=rate)
+    _countable(kind, rate)
     _not_negative(kind, seconds=seconds, requests=requests, warmup_s=warmup_s, cooldown_s=cooldown_s)
     if (seconds > 0) == (requests > 0):
         raise ConfigError(f"schedule {kind}: seconds = {seconds}, requests = {requests}; expected one of them above 0")
@@ -247,6 +250,11 @@ def _not_negative(kind: str, **numbers: float) -> None:
     for name, value in numbers.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"schedule {kind}: {name} = {value}, expected a finite number, 0 or more")
+
+
+def _countable(kind: str, rate: float) -> None:
+    if rate > _FASTEST:
+        raise ConfigError(f"schedule {kind}: {rate:.3g} requests a second, expected at most {_FASTEST:,}: gaps are counted in nanoseconds")
 
 
 def _affordable(kind: str, expected: float) -> None:

@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = Server(plan, loop, said.truth, key if plan.key else "")
         time.sleep(plan.start_s)
         listener = listen(loop, said.port, server.serve)
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, OverflowError) as error:
         print(f"stub: {error}", file=sys.stderr)
         return 2
 

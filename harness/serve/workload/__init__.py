@@ -458,6 +458,6 @@ def _seconds(stamp: object, where: str) -> float:
             return datetime.fromisoformat(stamp).timestamp()
         except ValueError:
             stamp = repr(stamp)
-    if isinstance(stamp, bool) or not isinstance(stamp, (int, float)) or not math.isfinite(stamp):
-        raise ConfigError(f"{where}: timestamp {stamp}, expected seconds or ISO 8601")
+    if isinstance(stamp, bool) or not isinstance(stamp, (int, float)) or not abs(stamp) < 1e18:  # NaN neither
+        raise ConfigError(f"{where}: timestamp {str(stamp)[:60]}, expected seconds or ISO 8601")
     return float(stamp)

@@ -46,6 +46,21 @@ def test_a_server_that_keeps_its_limits(stub, capsys, tmp_path) -> None:
     assert load(server.target, *QUICK, *SLO, "--unchecked", "--out", str(out)) == 2  # evidence is never mixed
 
 
+def test_two_commands_do_not_write_into_one_folder(stub, capsys, tmp_path) -> None:
+    out = tmp_path / "run"
+
+    def another(*_, **__):
+        assert load(server.target, *QUICK, *SLO, "--unchecked", "--out", str(out)) == 2
+        return {"status": 200, "models": ["stub"]}
+
+    server = stub({"service": SERVICE})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.serve.command.asked.identity", another)
+        assert load(server.target, *QUICK, *SLO, "--unchecked", "--out", str(out)) in (0, 1)
+    assert "not an empty folder" in capsys.readouterr().err
+    assert main(["recheck", str(out)]) == 0 and not (out / ".writing").exists()
+
+
 def test_a_server_nobody_would_check_is_not_even_asked(stub, capsys) -> None:
     server = stub({"service": SERVICE})
     assert load(server.target, *QUICK, *SLO, "--json") == 2
@@ -100,6 +115,8 @@ def test_the_largest_rate(stub, capsys) -> None:
     (("--slo", "ttft_p95=1s"), "needs --rate"),
     (("--slo", "ttft_p95"), "expected NAME=LIMIT"),
     (("--slo", "ttft_p95=nan", "--rate", "1"), "bound_invalid"),
+    (("--slo", "ttft_p99.99999999999=1s", "--rate", "1"), "to p99.9999"),
+    (("--slo", "ttft_p95=３00ms", "--rate", "1"), "bound_invalid"),
     (("--slo", "tfft_p95=1s", "--rate", "1"), "no metric|did you mean|ttft"),
     (("--slo", "ttft_p95=1s", "--slo", "ttft_p95=2s", "--rate", "1"), "given twice"),
     (("--goodput", ".9", "--rate", "1"), "beside at least one --slo"),

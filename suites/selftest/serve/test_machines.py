@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +15,7 @@ from harness.__main__ import main
 from harness.errors import ConfigError, EvidenceError
 from harness.records import Load
 from harness.serve import schedule, slo, workload
+from harness.serve.command.asked import Parity
 from harness.serve.load import Machine, merged, run_load
 from harness.serve.load.machines import utc_error_s
 from harness.serve.validity import remarks, validity
@@ -71,6 +75,10 @@ def test_what_is_no_part_of_one_load_is_named(three) -> None:
         merged([one, other(two, window=[0, 1]), last])
     with pytest.raises(EvidenceError, match="start differ"):
         merged([one, other(two, machine={**told, "start": 9.0}), last])
+    with pytest.raises(EvidenceError, match="url differ"):
+        merged([one, other(two, machine={**told, "url": "http://elsewhere"}), last])
+    with pytest.raises(EvidenceError, match="the number of shards differ"):
+        merged([one, other(two, shards=two.header["shards"][:1]), last])
     with pytest.raises(EvidenceError, match=r"from \[2, 3\] machines"):
         merged([one, other(two, machine={**told, "of": 2}), last])
     with pytest.raises(EvidenceError, match="every request of the schedule once"):
@@ -112,25 +120,36 @@ def test_a_start_that_has_passed_sends_nothing(stub) -> None:
         Machine(3, 2, 0)
 
 
+def test_a_share_that_was_not_sent_is_red(stub, capsys, tmp_path, monkeypatch) -> None:
+    server = stub({"service": SERVICE})
+    target = server.target.base_url
+    monkeypatch.setattr("harness.serve.command.run.Parity", lambda *said: (server.stop(), Parity(*said))[1])  # it dies in between
+    argv = (*QUICK, "--unchecked", "--machine", "1/2", "--start", soon(), "--out", str(tmp_path / "one"))
+    assert main(["load", target, *argv]) == 1
+    assert "sent 0 of its" in capsys.readouterr().out
+
+
 # --- the command ------------------------------------------------------------------------------------
 
 QUICK = ("--rate", "60", "--requests", "90", "--warmup", "0.2", "--limit", "5", "--output-tokens", "8", "--slo", "e2e_p95=20s")
 
 
 def soon() -> str:
-    return (datetime.now(UTC) + timedelta(seconds=1.5)).isoformat()
+    return (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
 
 
-def test_two_machines_by_the_command(stub, capsys, tmp_path, monkeypatch) -> None:
+def test_two_machines_by_the_command(stub, capsys, tmp_path) -> None:
     server = stub({"service": SERVICE})
     url, one, two, whole = server.target.base_url, tmp_path / "one", tmp_path / "two", tmp_path / "whole"
     start = soon()
-    assert main(["load", url, *QUICK, "--unchecked", "--machine", "1/2", "--start", start, "--out", str(one)]) == 0
+
+    def send(number: int, out) -> int:
+        return main(["load", url, *QUICK, "--unchecked", "--machine", f"{number}/2", "--start", start, "--out", str(out)])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(send, (1, 2), (one, two))] == [0, 0]
     said = capsys.readouterr().out
-    assert "machine   1 of 2" in said and "machine 1 of 2 sent" in said and "holds" not in said
-    monkeypatch.setattr("harness.serve.load.time.time_ns", lambda: round(1e9 * datetime.fromisoformat(start).timestamp()) - 300_000_000)
-    assert main(["load", url, *QUICK, "--unchecked", "--machine", "2/2", "--start", start, "--out", str(two)]) == 0
-    monkeypatch.undo()
+    assert "machine   1 of 2" in said and "machine 2 of 2 sent" in said and "holds" not in said
     assert main(["load", url, *QUICK, "--merge", str(one), str(two), "--out", str(whole)]) in (0, 1)  # a busy machine may be late
     said = capsys.readouterr().out
     assert "UNCHECKED" in said and "90 of 90 complete" in said and "2 machines" in said
@@ -140,15 +159,24 @@ def test_two_machines_by_the_command(stub, capsys, tmp_path, monkeypatch) -> Non
     for argv, words in (
         (("--merge", str(one)), "machine 2 is missing"),
         (("--merge", str(one), str(two), "--seed", "1"), "another schedule was sent"),
-        (("--merge", str(one), str(two), "--slo", "ttft_p95=1s"), "other promises"),
-        (("--merge", str(one), str(tmp_path)), "not what --machine leaves"),
+        (("--merge", str(one), str(two), "--slo", "ttft_p95=1s"), "promised something else"),
+        (("--merge", str(one), str(two), "--limit", "6"), "another limit_s was sent"),
+        (("--merge", str(one), str(two), "--shards", "2"), "--shards has no effect with --merge"),
+        (("--merge", str(one), str(tmp_path)), "bundle.json: missing"),
         (("--merge", str(one), str(two), "--start", start), "--start has no effect with --merge"),
     ):
         assert main(["load", url, *QUICK, *argv]) == 2
         assert words in capsys.readouterr().err
+    assert main(["load", "http://127.0.0.1:9", *QUICK, "--merge", str(one), str(two)]) == 2
+    assert f"these are loads of {url}, not of http://127.0.0.1:9" in capsys.readouterr().err
+    seal = json.loads((two / "bundle.json").read_text())
+    (two / "bundle.json").write_text(json.dumps({**seal, "files": {**seal["files"], "requests.bin": "0" * 64}}))
+    assert main(["load", url, *QUICK, "--merge", str(one), str(two)]) == 2
+    assert "requests.bin was changed after" in capsys.readouterr().err
+    (two / "bundle.json").write_text(json.dumps(seal))
     (two / "failures.jsonl").write_text("{}\n")
     assert main(["load", url, *QUICK, "--merge", str(one), str(two)]) == 2
-    assert "was changed after" in capsys.readouterr().err
+    assert "failures.jsonl was changed after" in capsys.readouterr().err
     assert len(server.truth()) == before  # a merge asks nobody
 
 
@@ -157,13 +185,14 @@ def test_two_machines_by_the_command(stub, capsys, tmp_path, monkeypatch) -> Non
     (("--machine", "1-2", "--start", "2030-01-01T00:00:00Z", "--out", "x"), "expected I/M"),
     (("--machine", "1/2", "--start", "noon", "--out", "x"), "expected a time like"),
     (("--machine", "1/2", "--start", "2030-01-01T00:00:00", "--out", "x"), "of which time zone"),
-    (("--machine", "3/2", "--start", "2030-01-01T00:00:00Z", "--out", "x"), "machine 3 of 2"),
+    (("--machine", "1/2", "--start", "2030-01-01T00:00:00Z", "--out", "x"), "expected within a day"),
+    (("--machine", "1/2", "--start", "9999-12-31T23:59:59-14:00", "--out", "x"), "expected within a day|expected a time"),
+    (("--machine", "1/2", "--start", "2020-01-01T00:00:00Z", "--out", "x"), "ago, expected within a day"),
+    (("--shards", "256"), "--shards 256: expected at most 255"),
     (("--search", "1:2", "--machine", "1/2"), "no effect with --search|drop one"),
 ])  # fmt: skip
 def test_half_of_what_it_takes(argv, words, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     rate = () if "--search" in argv else ("--rate", "9")
     assert main(["load", "http://127.0.0.1:1", *rate, "--slo", "e2e_p95=1s", "--unchecked", *argv]) == 2
-    import re
-
     assert re.search(words, capsys.readouterr().err)
