@@ -271,12 +271,7 @@ def bundle_files(run: Path) -> dict[str, str]:
 
 def seal_bundle(run: Path) -> str:
     """Seals all that lies in ``run``; returns the digest to quote elsewhere."""
-    files = bundle_files(run)
-    seal = seal_of(files)
-    write_atomic(run / BUNDLE, canonical({"schema": SCHEMA, "files": files, "seal": seal}))
+    body = {"schema": SCHEMA, "files": bundle_files(run)}
+    seal = digest(canonical(body))
+    write_atomic(run / BUNDLE, canonical({**body, "seal": seal}))
     return seal
-
-
-def seal_of(files: Mapping[str, str]) -> str:
-    """The digest of a bundle whose files have these."""
-    return digest(canonical({"schema": SCHEMA, "files": files}))

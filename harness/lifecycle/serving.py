@@ -154,8 +154,7 @@ class Serving:
 
     def prompts(self, name: str, n: int = 0) -> list[Prompt]:
         """The first ``n`` questions of its golden set by digest of their ids; 0: all of this tier."""
-        chosen = self._golden(name)
-        ordered = sorted(evals.prompts(chosen), key=lambda prompt: digest_json(prompt.id))
+        ordered = sorted(evals.prompts(self._golden(name)), key=lambda prompt: digest_json(prompt.id))
         return ordered[: n or None]
 
     def sampling(self, name: str) -> Sampling:
@@ -167,12 +166,12 @@ class Serving:
             raise MissingNeed("golden", f"[serve.{name}] names no prompts to ask", f"set = 'NAME OF A GOLDEN SET' in [serve.{name}]")
         return self._bench.golden(self.spec(name).set)
 
-    def reference(self, name: str, dtype: str = "float32") -> Engine:
+    def reference(self, name: str) -> Engine:
         """transformers on the checkpoint that is served, or that the served file was converted from; to be closed by the caller.
 
         MissingNeed where nobody knows it.
         """
-        return open_engine("hf", self._bench.path(self.checkpoint(name)), dtype=dtype)
+        return open_engine("hf", self._bench.path(self.checkpoint(name)), dtype="float32")
 
     def checkpoint(self, name: str) -> str:
         """The subject in transformers that a server's weights are, or were converted from. MissingNeed where nobody knows it."""

@@ -16,7 +16,7 @@ from harness.errors import ConfigError, MissingNeed
 from harness.records import Load, Objective, objective
 from harness.serve import slo
 from harness.serve.command import table
-from harness.serve.load import Machine, identity
+from harness.serve.load import MOST_SHARDS, Machine, identity
 from harness.serve.schedule import Schedule, closed, constant, gamma, poisson, ramp, trace
 from harness.serve.target import Target
 from harness.serve.workload import Workload, fixed, golden_prompts, synthetic
@@ -26,7 +26,6 @@ from harness.types import Claim, Measurement, Prompt, Sampling, Subject
 __all__ = ["Asked", "Parity", "machine", "numbers", "schedule", "target", "workload"]
 
 _SLOTS = 100_000  # of a closed loop
-_SHARDS = 255  # of all machines
 _AHEAD_S = 86_400.0  # that a start may lie ahead: a later one is a slip
 _GUARD = 8  # prompts that the server is held against its reference with
 _WARM_S, _WARM_N = 30.0, 128  # a warm-up is at least so long, and so many requests
@@ -43,6 +42,7 @@ class Asked:
     within: tuple[Objective, ...]
     claims: tuple[Claim, ...]
     limit_s: float
+    shards: int
 
     @classmethod
     def of(cls, args: argparse.Namespace, who: str) -> Asked:
@@ -66,7 +66,7 @@ class Asked:
         _check_sent(args)
         _check_parity(args)
         limit = max((each.limit for each in within), default=50.0) + 10.0 if args.limit is None else args.limit
-        return cls(within, tuple(claims), limit)
+        return cls(within, tuple(claims), limit, args.shards or 1)
 
     def measured(self, load: Load, subjects: Sequence[Subject]) -> list[tuple[Claim, Measurement]]:
         """A measurement for each claim."""
@@ -135,8 +135,8 @@ def _check_sent(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
-    if (args.shards or 1) > _SHARDS:
-        raise ConfigError(f"--shards {args.shards}: expected at most {_SHARDS}")
+    if (args.shards or 1) > MOST_SHARDS:
+        raise ConfigError(f"--shards {args.shards}: expected at most {MOST_SHARDS}")
     for name in ("limit", "seconds"):
         value = getattr(args, name)
         if value is not None and not (math.isfinite(value) and value > 0):

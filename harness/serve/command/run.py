@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import evidence, provenance
+from harness import evidence, provenance, recheck
 from harness.errors import ConfigError, EvidenceError, HarnessError
 from harness.judge import judge
 from harness.progress import to_terminal
@@ -34,7 +34,6 @@ OK, RED = 0, 1
 
 def once(args: argparse.Namespace) -> int:
     asked = Asked.of(args, args.model or "server")
-    args.shards = args.shards or 1
     with _room(args.out) as folder:
         return (_merge if args.merge else _once)(args, asked, folder)
 
@@ -45,7 +44,7 @@ def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
     due, work = _sent(args, asked, where)
     plans = asked.plans(len(due.judged))
     say = _say(args)
-    say(table.heading(where, due, work, args.shards, here))
+    say(table.heading(where, due, work, asked.shards, here))
     say(table.plan(plans))
     parity = Parity(args, where)
     refused = [(plan.claim, plan.refusal) for plan in plans if plan.refusal]
@@ -56,8 +55,8 @@ def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
         evidence.seal_plan(folder, _plan(asked))  # before the first request
     ran = _run(args, asked, parity, where, due, work, folder, here)
     if here is not None:
-        say(table.part(here, ran, Path(args.out)))
         sent = sum(record.sent is not None for record in ran.load.records)
+        say(table.part(here, ran, sent, Path(args.out)))
         return _end(args, RED if ran.load.invalid or sent < DELIVERED * len(ran.load.records) else OK, plans, [], ran.load, found)
     return _judge(args, asked, plans, ran, where, folder, found)
 
@@ -88,15 +87,15 @@ def _merge(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
 def _part(path: Path, asked: Asked) -> Ran:
     """What a machine kept, untouched, under the promises of this command line."""
     try:
-        sealed, plan = evidence.read_json(path / evidence.BUNDLE), evidence.read_json(path / evidence.PLAN)
-        changed = sorted({name for name, _ in {*sealed["files"].items()} ^ {*evidence.bundle_files(path).items()}})
-        if changed or evidence.seal_of(sealed["files"]) != sealed["seal"]:
-            raise EvidenceError(f"{path}: {changed[0] if changed else evidence.BUNDLE} was changed after the machine had sealed it")
+        seal, problems = recheck.seal_of(path)
+        if problems:
+            raise EvidenceError(f"{path}: not as the machine has sealed it: {'; '.join(problems)}")
+        plan = evidence.read_json(path / evidence.PLAN)
         if plan["claims"] != json.loads(evidence.canonical(_plan(asked)))["claims"]:
             raise ConfigError(f"{path}: that machine promised something else: give the same --slo, --goodput and --model")
         failures = tuple(json.loads(line) for line in (path / "failures.jsonl").read_text(encoding="utf-8").splitlines())
         load = Load.from_bytes((path / "requests.bin").read_bytes())
-        told = {**load.header["machine"], "seal": sealed["seal"]}
+        told = {**load.header["machine"], "seal": seal}
         return Ran(Load({**load.header, "machine": told}, load.records), failures=failures)
     except HarnessError:
         raise
@@ -142,7 +141,7 @@ def _run(
 ) -> Ran:
     void = parity.check()
     progress = None if args.json else to_terminal()
-    ran = run_load(where, due, work, shards=args.shards, limit_s=asked.limit_s, progress=progress, folder=folder, machine=here)
+    ran = run_load(where, due, work, shards=asked.shards, limit_s=asked.limit_s, progress=progress, folder=folder, machine=here)
     void += parity.check() if not void else []
     load = slo.stated(ran.load, asked.within, invalid=[*ran.load.invalid, *void], unchecked=bool(args.unchecked))
     if folder is not None:
@@ -233,7 +232,6 @@ def search(args: argparse.Namespace) -> int:
     if args.replay or args.out or args.seconds is not None or not args.arrivals.startswith(("poisson", "constant", "gamma")):
         raise ConfigError("--search takes --requests and arrivals at a rate; not --replay, --seconds or --out")
     asked = Asked.of(args, args.model or "server")
-    args.shards = args.shards or 1
     where, found = target(args)
     n = asked.requests(args)
     short = [plan for plan in asked.plans(n) if plan.refusal]

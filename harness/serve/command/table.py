@@ -40,9 +40,8 @@ def heading(target: Target, due: Schedule, work: Workload, shards: int, here: Ma
     return "\n".join([*lines, *own])
 
 
-def part(here: Machine, ran: Ran, out: Path) -> str:
+def part(here: Machine, ran: Ran, sent: int, out: Path) -> str:
     """What one machine of several sent, which says nothing by itself."""
-    sent = sum(record.sent is not None for record in ran.load.records)
     void = [f"void      {_plain(said)}" for said in ran.load.invalid]
     lines = [
         f"part      machine {here.number} of {here.of} sent {sent} of its {len(ran.load.records)} requests, kept in {_plain(str(out))}",

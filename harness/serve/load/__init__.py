@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from harness.serve.schedule import Schedule
     from harness.serve.workload import Workload
 
-__all__ = ["Answer", "Machine", "Ran", "ask", "identity", "merged", "run_load"]
+__all__ = ["MOST_SHARDS", "Answer", "Machine", "Ran", "ask", "identity", "merged", "run_load"]
 
 OnChunks = Callable[[int, Sequence[int]], None]
+MOST_SHARDS = 255  # of all machines together: a record numbers them in a byte
 _START_S = 30.0  # a shard that is not ready by then never will be
 _OVERTIME_S = 120.0  # for reading the answers, once the last was due to end
 _LEAD_NS = 50_000_000  # between the last shard's word and the origin
@@ -107,8 +108,9 @@ def _check(schedule: Schedule, workload: Workload, shards: int, limit_s: float, 
     if len(workload.order) < schedule.requests:
         raise ConfigError(f"the workload has {len(workload.order)} requests, the schedule {schedule.requests}: make one for every arrival")
     of = machine.of if machine is not None else 1
-    if not 1 <= shards * of <= 255 or not limit_s > 0:
-        raise ConfigError(f"{shards} shards on {of} machine{'s' * (of > 1)}, limit_s = {limit_s}: expected 1 to 255, seconds above 0")
+    if not 1 <= shards * of <= MOST_SHARDS or not limit_s > 0:
+        machines = f"{of} machine{'s' * (of > 1)}"
+        raise ConfigError(f"{shards} shards on {machines}, limit_s = {limit_s}: expected 1 to {MOST_SHARDS}, seconds above 0")
     if machine is not None and not schedule.arrivals:
         raise ConfigError("a closed loop is no load of several machines: none knows when another's request has ended")
     check(schedule)  # arrivals that are not what they are said to be are not sent at all

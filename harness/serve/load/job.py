@@ -6,7 +6,6 @@ import socket
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -131,11 +130,7 @@ def judged(job: Job, taken: Taken, origin: int) -> tuple[Record, Reply, list[int
 
 
 def resolve(host: str, port: int) -> tuple[str, int]:
-    """The first address of a host where something listens, IPv4 before IPv6; the first of all if nothing does. OSError if it has none."""
+    """The first address of a host. OSError if it has none."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     found.sort(key=lambda each: each[0] != socket.AF_INET)
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-    for address in addresses if len(addresses) > 1 else ():
-        with suppress(OSError), socket.create_connection((address, port), timeout=2.0):
-            return address, port
-    return addresses[0], port
+    return str(found[0][4][0]), port
