@@ -45,8 +45,8 @@ _IN_FILES = {"task": "task", "metric": "score", "filter": "filter of lm-eval", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; prints errors as one message, without a traceback."""
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(argv)
         return int(args.verb(args))
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -62,7 +62,10 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
         if claim_id in verdicts:
             problems.append(f"{path}: a second evidence file for {claim_id}")
         verdicts[claim_id] = verdict
-    problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
+    if not verdicts and (run / "requests.bin").is_file():
+        problems.append(f"{run}: records of requests and no verdict: what one machine of several kept; see harness load --merge")
+    else:
+        problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
     problems += _check_releases(run, plan, verdicts)
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
 

@@ -70,11 +70,13 @@ def _address(url: str) -> str:
     except ValueError as error:  # of urllib: it may quote what stands before the @
         said = "" if "@" in url else f" ({error})"
         raise ConfigError(f"{shown}: host or port cannot be read{said}; {_LIKE}") from None
-    if parts.scheme != "http" or not parts.hostname or "@" in url or parts.query or parts.fragment or port == 0:
-        raise ConfigError(
-            f"{parts.scheme}://{parts.hostname or ''}: {_LIKE}, without credentials; "
-            "put the key into an environment variable. Behind https, load the server itself: a proxy's time is not the server's"
-        )
+    named = f"{parts.scheme}://{parts.hostname or ''}"
+    if parts.scheme == "https":
+        raise ConfigError(f"{named}: {_LIKE}. Behind https, load the server itself: a proxy's time is not the server's")
+    if "@" in url or parts.query or parts.fragment:
+        raise ConfigError(f"{named}: {_LIKE}, with nothing before an @ or behind a ?; put the key into an environment variable")
+    if parts.scheme != "http" or not parts.hostname or port == 0:
+        raise ConfigError(f"{named}{'' if port is None else f':{port}'}: {_LIKE}")
     if parts.path not in ("", "/", "/v1", "/v1/"):
         raise ConfigError(
             f"{shown}: the path {parts.path!r} would not be asked; {_LIKE}, or with /v1: the rest of it is the protocol's own"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 
 from harness import Claim, at_most
@@ -27,6 +28,7 @@ SERVICE = {"kind": "mgc", "servers": 8, "service_s": 0.04, "cv": 0.5, "tokens": 
 EFFECTS = ((("ttft_p50", "ttft_p99"), 0.0), (("ttft_p50",), 0.05), (("ttft_p99",), 0.10))
 
 
+@cache
 def stretched(figure: str, effect: float) -> float:
     """Seconds of service at which the oracle's quantile is 1 + ``effect`` of what it was."""
     q = float(figure.partition("_p")[2]) / 100
@@ -78,6 +80,8 @@ def main(designs: int = 50, count: int = 6, requests: int = 2000, at_once: int =
     left = [(number, figures, effect) for number in range(designs) for figures, effect in EFFECTS
             if any((str(number), figure, str(effect), str(count), str(requests)) not in done for figure in figures)]  # fmt: skip
     TABLE.parent.mkdir(parents=True, exist_ok=True)
+    for figures, effect in EFFECTS[1:]:
+        stretched(figures[0], effect)  # once, before threads ask for it
     with ThreadPoolExecutor(at_once) as pool:
         for future in as_completed([pool.submit(design, *each, count, requests) for each in left]):
             rows = future.result()

@@ -154,6 +154,8 @@ def test_two_machines_by_the_command(stub, capsys, tmp_path) -> None:
     said = capsys.readouterr().out
     assert "UNCHECKED" in said and "90 of 90 complete" in said and "2 machines" in said
     assert main(["recheck", str(whole)]) == 0
+    assert main(["recheck", str(one)]) == 1  # a part proves nothing
+    assert "what one machine of several kept" in capsys.readouterr().out
 
     before = len(server.truth())
     for argv, words in (

@@ -50,7 +50,8 @@ def test_a_key_is_sent_and_never_shown(monkeypatch) -> None:
     ("https://h", "Behind https"),
     ("http://h/openai/v1", "the path '/openai/v1'"),
     ("http://h/v1/chat/completions", "the path"),
-    ("http://h?x=1", "expected an address"),
+    ("http://h?x=1", "with nothing before an @"),
+    ("ftp://h:7", "ftp://h:7: expected an address"),
 ])  # fmt: skip
 def test_an_address_that_cannot_be_asked(url: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as found:
