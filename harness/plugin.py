@@ -17,7 +17,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import EvidenceError, HarnessError, MissingNeed
+from harness.progress import clock
+from harness.stages import STAGES, chosen, left, stage_of
 from harness.types import Claim, Control, Engine, Measurement, Subject, Verdict
 
 if TYPE_CHECKING:
@@ -64,10 +67,12 @@ class Run:
 _OPTIONS = (
     ("lifecycle", "FILE", "the lifecycle file (default: fixtures/lifecycle.toml)"),
     ("tier", "NAME", "how much is measured: full (default, the proof) or smoke (a subset, never proof)"),
+    ("from", "STAGE", f"from this stage on: {', '.join(STAGES)}"),
     ("run-dir", "DIR", "where this run's evidence goes (default: reports/<time>-<tier>)"),
     ("store", "DIR", "where artifacts and measurements are kept for reuse (default: $HARNESS_STORE or the cache folder)"),
 )
 _LISTS = (
+    ("only", "STAGE", "this stage alone, or several: data,train; repeatable"),
     ("subject", "NAME=SCHEME:WHERE", "a model of yours, like mine=gguf:./x.gguf; a new name is what gets tested; repeatable"),
     ("data", "NAME=FILE", "a dataset of yours to audit, like mine=./train.jsonl (several files with commas); repeatable"),
     ("allow-missing", "NAME", "let NAME be absent without changing the exit status; repeatable"),
@@ -98,7 +103,8 @@ def _options(config: pytest.Config, name: str) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the marker; everything else waits for a claim."""
+    """Registers the marker and the clock of the stages; everything else waits for a claim."""
+    config.pluginmanager.register(Clock(config), "harness-clock")
     config.addinivalue_line("markers", "claim(claim): what this test claims, a Claim; each=function makes one from the test's parameters")
 
 
@@ -123,6 +129,82 @@ def tier_of(config: pytest.Config) -> str:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """A wrong lifecycle file ends the session in one line, before any test is collected."""
     settings_of(session.config)
+
+
+# --- stages -----------------------------------------------------------------------------------
+
+
+def _stage(marks: Collection[str]) -> str:
+    """The stage of a test with these marks; a test without a claim is none of ours."""
+    return stage_of(marks) if "claim" in marks else ""
+
+
+def _stage_of(item: pytest.Item) -> str:
+    return _stage({mark.name for mark in item.iter_markers()})
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the order of the stages: what comes first fails first. Only the stages that were asked for."""
+    only, since = _options(config, "only"), _option(config, "from")
+    if only or since:
+        try:
+            wanted = chosen(only, since)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
+        config.hook.pytest_deselected(items=[item for item in items if _stage_of(item) not in wanted])
+        items[:] = [item for item in items if _stage_of(item) in wanted]
+    items.sort(key=lambda item: ("", *STAGES).index(_stage_of(item)))
+
+
+class Clock:
+    """How long each stage takes; where somebody looks, a line when one begins: how many claims, and how long it may be."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.seconds: dict[str, float] = {}  # of the tests of each stage, setup and teardown with them
+        self.ahead: dict[str, int] = {}  # stages that did not begin yet, and how many tests they have
+        self.took: dict[str, float] = {}  # the last time
+
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        """Before the first test."""
+        run = self.config.stash.get(_RUN, None)
+        if run is not None and not run.worker:
+            self.ahead = Counter(filter(None, map(_stage_of, session.items)))
+            self.took = _took(run)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Says that a stage begins, if one does; here output is not captured yet."""
+        stage = _stage_of(item)
+        out = self.config.pluginmanager.getplugin("terminalreporter")
+        if (count := self.ahead.pop(stage, 0)) and out is not None and out.isatty:
+            before, rest = self.took.get(stage), left(stage, list(self.ahead), self.took)
+            out.ensure_newline()
+            out.write_line(
+                f"{stage}: {count} tests"
+                + (f", {clock(before)} the last time" if before is not None else "")
+                + (f", about {clock(rest)} to the end" if rest is not None and self.ahead else ""),
+                bold=True,
+            )
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Adds up, in the controller too."""
+        if stage := _stage(report.keywords):
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + report.duration
+
+
+def _took(run: Run) -> dict[str, float]:
+    """Seconds of each stage in the newest run of this tier, beside this one, that had it."""
+    from harness import evidence
+
+    took: dict[str, float] = {}
+    beside = sorted(run.folder.parent.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in beside[:10]:
+        with contextlib.suppress(HarnessError, AttributeError):  # another's damaged run is no reason to stop
+            facts = evidence.read_json(path)
+            took = {**facts.get("seconds", {}), **took} if facts.get("tier") == run.tier else took
+    return took
 
 
 # --- the plan, sealed after collection and before the first sample ------------------------------
@@ -508,13 +590,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     folder = run.folder if run else config.stash.get(_NODE_RUN, None)
     if hasattr(config, "workerinput") or folder is None or not (folder / "plan.json").is_file():
         return
-    closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus))
+    told = config.pluginmanager.getplugin("harness-clock")
+    closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus), told.seconds)
     config.stash[_CLOSING] = closing
     if int(exitstatus) == 0 and (closing.lost or closing.unheeded or closing.absent):
         session.exitstatus = 1 if closing.lost or closing.unheeded else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, seconds: Mapping[str, float]) -> Closing:
     from harness import evidence, report
     from harness.recheck import releases
 
@@ -531,6 +614,8 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int) -> Closing:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "allowed_missing": sorted(allowed),
         "lost": lost,
+        "tier": plan["tier"],
+        "seconds": {stage: round(took, 3) for stage, took in seconds.items()},
     }
     evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
     released = releases(plan, {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records})
@@ -572,6 +657,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):
         out.write_line("tier smoke: a subset was measured; nothing here is proof", yellow=True)
+    if seconds := config.pluginmanager.getplugin("harness-clock").seconds:
+        out.write_line("stages   " + " · ".join(f"{stage} {clock(took)}" for stage, took in seconds.items()))
     out.write_line(f"report   {closing.folder / 'report.html'}")
     out.write_line(f"recheck  python -m harness recheck {closing.folder}")
     out.write_line(f"seal     {closing.seal}")

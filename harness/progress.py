@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = ["Progress", "to_terminal"]
+__all__ = ["Progress", "clock", "to_terminal"]
 
 # done, total -> None; what long work calls as it goes
 Progress = Callable[[str, int, int], None]
@@ -31,12 +31,13 @@ def to_terminal(stream: TextIO | None = None, every_s: float = 0.5) -> Progress:
         elif now - last[0] >= every_s:
             last[0] = now
             left = (now - begun) / done * (total - done) if done else None
-            eta = f", {_clock(left)} to go" if left is not None else ""
+            eta = f", {clock(left)} to go" if left is not None else ""
             out.write(f"\r\x1b[K  {task}: {done}/{total}{eta}")
         out.flush()
 
     return show
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration for people: seconds, or minutes."""
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"

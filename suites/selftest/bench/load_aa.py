@@ -82,17 +82,27 @@ def main(designs: int = 50, count: int = 6, requests: int = 2000, at_once: int =
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     for figures, effect in EFFECTS[1:]:
         stretched(figures[0], effect)  # once, before threads ask for it
+    failed = 0
     with ThreadPoolExecutor(at_once) as pool:
         for future in as_completed([pool.submit(design, *each, count, requests) for each in left]):
-            rows = future.result()
-            new = not TABLE.exists()
-            with TABLE.open("a", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-                if new:
-                    writer.writeheader()
-                writer.writerows(rows)
-            for row in rows:
-                print(row, flush=True)
+            try:
+                _keep(future.result())
+            except Exception as error:  # one that could not be run is run the next time; the others are kept
+                failed += 1
+                print(f"not run: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        sys.exit(f"{failed} designs were not run: run this again")
+
+
+def _keep(rows: list[dict[str, object]]) -> None:
+    new = not TABLE.exists()
+    with TABLE.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
