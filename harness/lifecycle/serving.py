@@ -235,7 +235,9 @@ class Serving:
         served = self.spec(name)
         self.checkpoint(name)  # who cannot say what is served need not load it
         n = self._bench.tier.load(served.requests)
-        due = schedule.poisson(served.rate, requests=n, seed=0, warmup_s=_WARMUP_S, cooldown_s=5 / served.rate)
+        due = schedule.sound(
+            lambda seed: schedule.poisson(served.rate, requests=n, seed=seed, warmup_s=_WARMUP_S, cooldown_s=5 / served.rate), 0
+        )
         model, room = served.subject or self.target(name).model, self.sampling(name).max_tokens
         share = min(1.0, _KEPT / n)
         asked = workload.golden_prompts(

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -311,10 +311,11 @@ def _prompts(path: Path) -> list[Prompt]:
 
 
 class Parity:
-    """What the reference says, asked once; ``check`` holds the server against it. Silent with --unchecked."""
+    """What the reference says, asked once; ``check`` holds the server against it, and tells ``say`` by which numbers it held.
+    Silent with --unchecked."""
 
-    def __init__(self, args: argparse.Namespace, target: Target) -> None:
-        self.target, self.folder = target, args.parity
+    def __init__(self, args: argparse.Namespace, target: Target, say: Callable[[str], None]) -> None:
+        self.target, self.folder, self.say = target, args.parity, say
         if self.folder:
             self._ask(args)
 
@@ -337,4 +338,6 @@ class Parity:
         from harness.serve.parity import hearing
 
         found = parity.guard(self.expected, hearing.hear(self.target, self.expected, max_tokens=self.room), self.allowed)
+        if found.holds:
+            self.say(f"parity    {found}")
         return [] if found.holds else [str(found)]

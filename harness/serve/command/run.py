@@ -20,7 +20,7 @@ from harness.serve.command import table
 from harness.serve.command.asked import Asked, Parity, machine, numbers, schedule, target, workload
 from harness.serve.load import Machine, Ran, merged, run_load
 from harness.serve.schedule import Schedule
-from harness.serve.schedule.dispersion import check
+from harness.serve.schedule.dispersion import check, sound
 from harness.serve.search import max_rate, together
 from harness.serve.target import Target
 from harness.serve.validity import DELIVERED
@@ -46,7 +46,7 @@ def _once(args: argparse.Namespace, asked: Asked, folder: Path | None) -> int:
     say = _say(args)
     say(table.heading(where, due, work, asked.shards, here))
     say(table.plan(plans))
-    parity = Parity(args, where)
+    parity = Parity(args, where, say)
     refused = [(plan.claim, plan.refusal) for plan in plans if plan.refusal]
     if refused:
         say(table.refused(refused))
@@ -111,10 +111,10 @@ def _sent(args: argparse.Namespace, asked: Asked, where: Target) -> tuple[Schedu
     """The schedule and what is sent by it; the same on every machine."""
     if args.replay:
         due, work = replay(args.replay, where.model, stream=not args.no_stream)
+        check(due)
     else:
-        due = schedule(args, args.rate, asked.requests(args), args.seed)
+        due = sound(lambda seed: schedule(args, args.rate, asked.requests(args), seed), args.seed)
         work = workload(args, due, where.model, args.seed)
-    check(due)
     return due, work
 
 
@@ -237,10 +237,10 @@ def search(args: argparse.Namespace) -> int:
     short = [plan for plan in asked.plans(n) if plan.refusal]
     if short:
         raise ConfigError(f"--requests {n}: {short[0].refusal.sentence if short[0].refusal else ''}")
-    parity = Parity(args, where)
+    parity = Parity(args, where, _say(args))
 
     def probe(rate: float, seed: int, size: int) -> Verdict:
-        due = schedule(args, rate, size, seed)
+        due = sound(lambda seed: schedule(args, rate, size, seed), seed)
         ran = _run(args, asked, parity, where, due, workload(args, due, where.model, seed))
         verdict = together([judge(claim, made) for claim, made in asked.measured(ran.load, ())])
         if not args.json:

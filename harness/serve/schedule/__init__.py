@@ -26,7 +26,7 @@ from typing import Any, Literal
 from harness.errors import ConfigError
 from harness.records import Flag
 from harness.serve.schedule import draws, rates
-from harness.serve.schedule.dispersion import Dispersion, check, dispersion
+from harness.serve.schedule.dispersion import Dispersion, check, dispersion, sound
 
 __all__ = [
     "Dispersion",
@@ -38,6 +38,7 @@ __all__ = [
     "gamma",
     "poisson",
     "ramp",
+    "sound",
     "trace",
 ]
 

@@ -9,10 +9,12 @@ import pytest
 
 from harness.__main__ import main
 from harness.errors import ConfigError, MissingNeed
-from harness.serve import command
+from harness.serve import command, parity
 from harness.serve.command import asked as command_asked
 from harness.serve.command import table as command_table
+from harness.serve.parity import hearing
 from harness.serve.schedule import Schedule
+from suites.selftest.serve.double import Double
 
 pytestmark = pytest.mark.selftest
 
@@ -255,3 +257,38 @@ def test_parity_and_unchecked_exclude_each_other(stub, capsys, tmp_path) -> None
     argv = (*QUICK, *SLO, "--unchecked", "--parity", str(tmp_path))
     assert load(stub({"service": SERVICE}).target, *argv) == 2
     assert "one of them" in capsys.readouterr().err
+
+
+@pytest.fixture
+def reference(monkeypatch):
+    """A double in place of transformers: it knows what the stub says; the stub knows the ids that it was shown."""
+
+    def before(target) -> None:
+        def along(_folder, prompts, sampling):
+            exact, rounded = Double(), Double(off=0.002, gap=1.4)
+            answers = exact.generate(prompts, sampling=sampling)
+            rows = parity.along(exact, prompts, answers)
+            for row in rows:
+                hearing._tokens(target, exact.render(row.messages) + row.text, special=False)
+            return rows, parity.tolerance(rows, parity.along(rounded, prompts, answers))
+
+        monkeypatch.setattr("harness.serve.parity.expected.by_reference", along)
+
+    return before
+
+
+def test_parity_says_by_which_numbers_it_holds_before_and_after(stub, reference, capsys, tmp_path) -> None:
+    target = stub({"service": SERVICE}).target
+    reference(target)
+    assert load(target, *QUICK, *SLO, "--parity", str(tmp_path)) in (0, 1)  # a busy machine may be late
+    said = capsys.readouterr().out
+    assert said.count("parity    8 prompts: ids equal, 0.00 of the tolerance") == 2 and "UNCHECKED" not in said
+
+
+def test_a_server_that_says_something_else_is_no_fast_server(stub, reference, capsys, tmp_path) -> None:
+    target = stub({"service": SERVICE, "faults": [{"what": "wrong_tokens"}]}).target
+    reference(target)
+    assert load(target, *QUICK, *SLO, "--parity", str(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert "parity_failed" in said and "8 of 8 greedy answers" in said
+    assert "parity    " not in said and "holds" not in said.partition("verdict")[2]

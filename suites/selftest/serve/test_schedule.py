@@ -16,7 +16,7 @@ from scipy import integrate, stats
 
 from harness.errors import ConfigError
 from harness.records import Flag
-from harness.serve.schedule import Schedule, check, closed, constant, dispersion, draws, gamma, poisson, ramp, rates, trace
+from harness.serve.schedule import Schedule, check, closed, constant, dispersion, draws, gamma, poisson, ramp, rates, sound, trace
 from suites.selftest.quality.simulate import most
 
 pytestmark = pytest.mark.selftest
@@ -235,6 +235,23 @@ def test_a_trace_is_compared_with_itself() -> None:
     recorded = trace([*sorted(rng.choice((0, 50, 60)) + rng.random() for _ in range(500)), 100.0])
     assert check(recorded).idc[1.0] > 100  # bursts are what was recorded
     assert dispersion(recorded, [t * 2 for t in recorded.arrivals]).findings
+
+
+ODD = 1274676267  # p = .00024 of its gaps, though nothing is wrong with them
+
+
+def test_an_odd_seed_stops_nobody_who_has_not_chosen_it() -> None:
+    def make(seed: int) -> Schedule:
+        return poisson(100.0, requests=1000, seed=seed, warmup_s=1.0)
+
+    with pytest.raises(ConfigError, match=r"Kolmogorov-Smirnov p = 0.00024"):
+        check(make(ODD))
+    assert sound(make, 1) == make(1)
+    assert sound(make, ODD) == sound(make, ODD) == make(ODD + 1_000_003)
+    tried: list[int] = []
+    with pytest.raises(ConfigError, match="arrival_dispersion"):  # what is wrong with every seed is wrong
+        sound(lambda seed: tried.append(seed) or make(ODD), 7)
+    assert len(tried) == 5
 
 
 def test_the_size_of_the_check() -> None:
