@@ -25,6 +25,7 @@ def page(rows: Sequence[Row], folder: Path) -> None:
         ("What it measures: TTFT at 200 requests/s of 50 frames, 5 ms apart", _ttft(rows)),
         ("Frozen for once: p99 of the whole answer, 1,200 requests at 100/s", _freeze(rows)),
         ("Arrivals as the stub saw them, Poisson asked for", _dispersion(rows)),
+        ("Run against run: no change, and two that were planted", _against(folder)),
         ("The fault catalogue", _faults(rows, folder)),
     ]
     parts = [(title, lines) for title, lines in parts if lines]
@@ -260,6 +261,28 @@ def _dispersion(rows: Sequence[Row]) -> list[str]:
 
 
 # --- the fault catalogue ---------------------------------------------------------------------------------
+
+
+def _against(folder: Path) -> list[str]:
+    """Of aa.csv, which ``load_aa`` writes."""
+    if not (folder / "aa.csv").exists():
+        return []
+    with (folder / "aa.csv").open(encoding="utf-8") as stream:
+        kept = list(csv.DictReader(stream))
+    body = []
+    for figure, effect in dict.fromkeys((r["figure"], r["effect"]) for r in sorted(kept, key=lambda r: (r["figure"], float(r["effect"])))):
+        cell = list(_of(kept, figure=figure, effect=effect))
+        told = [sum(r["outcome"] == outcome for r in cell) for outcome in ("fails", "inconclusive", "holds")]
+        estimates = sorted(float(r["estimate"]) for r in cell if r["estimate"])
+        void = sum(int(r["void_runs"]) for r in cell)
+        body.append((f"{figure}, {float(effect):+.0%}", len(cell), *told, f"{estimates[0]:.3f} to {estimates[-1]:.3f}", void))
+    size = f"{kept[0]['blocks']} blocks of four runs of {kept[0]['requests']} requests at 100/s"
+    said = [
+        f"Two stubs, queues whose quantiles are known, by the real client: {size},",
+        "ten designs side by side; claimed is that the new one is no slower. The slower stub's service is stretched until its own oracle",
+        "says +5 % of the median, or +10 % of p99.",
+    ]
+    return [*said, "", *table(("planted", "designs", "slower", "open", "no slower", "estimates", "void runs"), body)]
 
 
 def verdict(r: Row) -> str:
