@@ -96,6 +96,8 @@ def test_a_signal_reaches_this_process_only(sleeper):
 
 def test_sweep_kills_the_recorded_and_what_belongs_to_them(tmp_path, sleeper):
     recorded = sleeper("sh", "-c", "sleep 60 & sleep 60 & wait")
+    while len(list(guardian.descendants(recorded.pid))) < 2:  # the shell has to come to it
+        time.sleep(0.005)
     stranger = sleeper()
     mine = entry([guardian.process(recorded.pid).id])
     registry = written(tmp_path, mine)
