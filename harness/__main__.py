@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -46,7 +47,8 @@ _IN_FILES = {"task": "task", "metric": "score", "filter": "filter of lm-eval", "
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; prints errors as one message, without a traceback."""
     try:
-        args = _parser().parse_args(argv)
+        given = list(sys.argv[1:] if argv is None else argv)
+        args = _parser(given[0] if given else "").parse_args(given)
         return int(args.verb(args))
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,7 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+# Verbs that live beside what they call: the module whose ``add_parser`` makes each, and its line of help. Only the one
+# that is asked for is imported.
+_ELSEWHERE = {
+    "data": ("harness.audit.command", "audit, compare and lock datasets"),
+    "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
+    "load": ("harness.serve.command", "whether a server keeps its latency limits at a rate"),
+}
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m harness", description=__doc__, formatter_class=shape)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -155,13 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     history.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm among all the histories (default .05)")
     history.set_defaults(verb=_history)
 
-    from harness.audit import command as data
-    from harness.evals.judges import command as label
-    from harness.serve import command as load
-
-    data.add_parser(verbs)
-    label.add_parser(verbs)
-    load.add_parser(verbs)
+    for name, (module, text) in _ELSEWHERE.items():
+        if name == verb:
+            importlib.import_module(module).add_parser(verbs)
+        else:
+            verbs.add_parser(name, help=text)
     return parser
 
 

@@ -11,7 +11,7 @@ from harness.errors import ConfigError, nearest
 
 __all__ = ["STAGES", "chosen", "left", "stage_of"]
 
-STAGES = ("data", "train", "prefer", "evals", "judge", "quant", "serve", "track", "dossier", "capstone")
+STAGES = ("data", "train", "prefer", "evals", "judge", "quant", "serve", "card", "track", "dossier", "capstone")
 
 
 def chosen(only: Sequence[str] = (), since: str = "") -> tuple[str, ...]:
