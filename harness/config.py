@@ -9,7 +9,8 @@
 [judges.NAME]          a judge of answers that suites/judge calibrates
 [data.NAME]            a dataset that suites/data audits: files = [...], or set = "fixtures/NAME" of a manifest; see DataSpec
 [recipes.NAME]         numbers of a recipe of the built-in subject; of a training: start, rows and the keys of harness.train.recipe.Recipe
-[tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses
+[tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses; leave_out: claims that it does not
+                       ask for, by id ("T10", "T10.kill") or by what they are about ("gguf-q4_0")
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
                        expect = "fails" with why = "..." for what is known to be broken
 [[release]]            name, rule = "all" | "any" | "exploratory", claims = families or claims by name ("Q1", "Q1.flips";
@@ -113,6 +114,14 @@ class Tier:
     control_items: int = 300
     control_texts: int = 120
     control_requests: int = 0
+    leave_out: tuple[str, ...] = ()
+
+    def left_out_by(self, claim_id: str) -> str | None:
+        """The name under ``leave_out`` that this claim goes by: its id, the beginning of it up to a dot or a bracket, or one of its
+        parameters; None for a claim of this tier."""
+        head, _, rest = claim_id.partition("[")
+        names = {claim_id, head, head.partition(".")[0], *rest.rstrip("]").split(",")}
+        return next((name for name in self.leave_out if name in names), None)
 
     def load(self, requests: int) -> int:
         """How many requests of a load are sent where ``requests`` are declared."""
@@ -377,7 +386,7 @@ def empty(root: Path) -> Settings:
     return Settings(root.name, root, root, root / "golden", {}, (), (), (), "", (), {}, tiers)
 
 
-_TIERS: Mapping[str, Mapping[str, int]] = {
+_TIERS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
     "smoke": {"items": 100, "texts": 60, "requests": 60, "blocks": 4, "seeds": 0, "load_requests": 100},
 }
@@ -452,8 +461,11 @@ def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
         shape = dict.fromkeys(
             ("items", "texts", "requests", "blocks", "seeds", "load_requests", "control_items", "control_texts", "control_requests"), int
         )
-        table = reader.table(data["tiers"], name, shape, "tiers")
-        tiers[name] = replace(tiers.get(name, Tier(name)), **table)
+        table = reader.table(data["tiers"], name, {**shape, "leave_out": list}, "tiers")
+        leave_out = table.pop("leave_out", ())
+        if not all(isinstance(left, str) and left for left in leave_out):
+            raise ConfigError(f"{reader.path}: [tiers.{name}] leave_out = {leave_out!r}, expected ids of claims and names of subjects")
+        tiers[name] = replace(tiers.get(name, Tier(name)), **table, leave_out=tuple(leave_out))
     return tiers
 
 

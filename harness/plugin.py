@@ -41,6 +41,7 @@ _PROPERTY = "harness"
 _CLAIM = pytest.StashKey["ClaimHandle"]()
 _RUN = pytest.StashKey["Run"]()
 _LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
+_BY_TIER = pytest.StashKey[str]()
 
 
 class NotEvaluated(pytest.skip.Exception):  # type: ignore[misc,name-defined] # pytest does not type it as a class
@@ -152,9 +153,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             wanted = chosen(only, since)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
-        config.hook.pytest_deselected(items=[item for item in items if _stage_of(item) not in wanted])
-        items[:] = [item for item in items if _stage_of(item) in wanted]
+        _keep(config, items, lambda item: _stage_of(item) in wanted)
+    _leave_out(config, items)
     items.sort(key=lambda item: ("", *STAGES).index(_stage_of(item)))
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], kept: Callable[[pytest.Item], bool]) -> None:
+    if out := [item for item in items if not kept(item)]:
+        items[:] = [item for item in items if kept(item)]
+        config.hook.pytest_deselected(items=out)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What the lifecycle file says that this tier does not ask for; a test that is named by its node id is asked for."""
+    try:
+        tier = settings_of(config).tier(tier_of(config))
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+    if not tier.leave_out or any("::" in arg for arg in config.args):
+        return
+    before = {item: tier.left_out_by(claim.id) for item in items if (claim := _claim_of(item)) is not None}
+    _keep(config, items, lambda item: before.get(item) is None)
+    used = Counter(name for name in before.values() if name)
+    config.stash[_BY_TIER] = f"tier {tier.name} leaves out {used.total()} claims: " + ", ".join(f"{k} ({n})" for k, n in used.items())
 
 
 class Clock:
@@ -261,10 +282,10 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
         if twin is not handle:
             raise pytest.UsageError(f"claim id {handle.claim.id!r} stands twice: {twin.item.nodeid} and {item.nodeid}")
         item.stash[_CLAIM] = handle
-    known = {name for claim_id in handles for name in (claim_id, claim_id.partition("[")[0])}
-    run.unused = tuple(sorted(set(settings.claims) - known))
     left_out = {claim.id for item in config.stash.get(_LEFT_OUT, []) if (claim := _claim_of(item)) is not None}
     run.left_out = tuple(sorted(left_out - set(handles)))
+    known = {name for claim_id in (*handles, *left_out) for name in (claim_id, claim_id.partition("[")[0])}
+    run.unused = tuple(sorted(set(settings.claims) - known))
     run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
     config.stash[_RUN] = run
     if not run.worker:
@@ -683,6 +704,14 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
         ),
         *([f"data: {', '.join(settings.audited)}"] if settings.audited else []),
         *wanted,
+        *([config.stash[_BY_TIER]] if _BY_TIER in config.stash else []),
         *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
-        *(f"no claim of this run is called {name!r}, as [claims] in the lifecycle file does" for name in run.unused),
+        *_unused(run.unused),
     ]
+
+
+def _unused(names: Sequence[str]) -> Iterator[str]:
+    """A name that no claim has is a slip of the pen; where only a part was collected, most of them are not."""
+    if names:
+        some = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"no claim of this run is called {some}, as [claims] in the lifecycle file does"

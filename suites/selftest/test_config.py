@@ -50,6 +50,7 @@ def test_the_built_in_file_loads():
         (QUANT.replace('builds = ["b"]', 'builds = ["bb"]'), "names the subject 'bb'"),
         (QUANT.replace("gguf:b", "ggfu:b"), "unknown scheme 'ggfu'; did you mean 'gguf'"),
         (QUANT + "[tiers.smoke]\nitems = true\n", "smoke.items = True, expected int"),
+        (QUANT + "[tiers.smoke]\nleave_out = [3]\n", r"\[tiers.smoke\] leave_out = \[3\], expected ids of claims"),
         (QUANT + '[claims."a"]\nbound = {kind = "at_lest"}\n', "unknown bound 'at_lest'; did you mean 'at_least'"),
         (QUANT + '[claims."a"]\nbound = {kind = "at_least", limt = 1}\n', "unknown key 'limt'"),
         (QUANT + '[claims."a"]\nexpect = "fails"\n', "needs why"),

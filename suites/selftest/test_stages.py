@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from harness.config import Tier
 from harness.errors import ConfigError
 from harness.stages import STAGES, chosen, left, stage_of
 
@@ -109,6 +110,35 @@ def test_a_stage_that_is_none(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--only", "dtaa")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*no stage 'dtaa'; did you mean 'data'*"])
+
+
+TIER = """
+[tiers.smoke]
+leave_out = ["S", "vllm", "nobody"]
+"""
+
+
+def test_what_a_tier_leaves_out_is_said_and_kept_by_name(project: pytest.Pytester) -> None:
+    project.mkdir("fixtures")
+    (project.path / "fixtures/lifecycle.toml").write_text(TIER)
+    full = project.runpytest_subprocess("-v")
+    assert len(ran(full)) == 4
+    smoke = project.runpytest_subprocess("-v", "--tier", "smoke")
+    assert ran(smoke) == ["test_of_somebody_else", "test_mine", "test_data"]
+    smoke.stdout.fnmatch_lines(["tier smoke leaves out 1 claims: S (1)", "*1 deselected*"])
+    asked_for = project.runpytest_subprocess("-v", "--tier", "smoke", "test_claims.py::test_serving")
+    assert ran(asked_for) == ["test_serving"]
+
+
+def test_by_which_name_a_claim_is_left_out() -> None:
+    tier = Tier("smoke", leave_out=("Q12.slice", "T10", "gguf-q4_0", "V3.sdk", "E4.health[empty,a,b]"))
+    kept = ("Q12.layer[x]", "T1.blanks[tuned]", "T100.kill", "Q1.flips[addresses,gguf-q4_0+x]", "V3.sdks", "E4.health[error,a,b]")
+    out = {
+        "Q12.slice[a,gguf-q8_0]": "Q12.slice", "T10.kill[torn]": "T10", "T10": "T10", "V3.sdk": "V3.sdk",
+        "Q1.flips[addresses,gguf-q4_0]": "gguf-q4_0", "E4.health[empty,a,b]": "E4.health[empty,a,b]",
+    }  # fmt: skip
+    assert [tier.left_out_by(claim) for claim in kept] == [None] * len(kept)
+    assert {claim: tier.left_out_by(claim) for claim in out} == out
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["n0", "n2"])
