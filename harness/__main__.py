@@ -26,6 +26,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,9 +149,12 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     _lifecycle(lmeval)
     lmeval.set_defaults(verb=_lmeval)
 
-    recheck = verbs.add_parser("recheck", help="derive every verdict again")
+    recheck = verbs.add_parser("recheck", help="derive every verdict again", formatter_class=shape, epilog=_RECHECK_HELP)
     recheck.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the newest under reports/)")
     recheck.add_argument("--seal", help="the seal you were told; a bundle sealed anew is then refused")
+    recheck.add_argument(
+        "--copy", type=Path, metavar="FILE.py", help="write what derives the verdicts as one file to read and to run elsewhere, and stop"
+    )
     recheck.set_defaults(verb=_recheck)
 
     report = verbs.add_parser("report", help="render a run again and seal it")
@@ -209,6 +213,21 @@ examples:
   python -m harness compare tuned mine=hf:./my-model --golden commonsense
   python -m harness compare tuned http://127.0.0.1:8000/v1#my-model --golden addresses --tier smoke
   python -m harness compare runs/old/samples_task.jsonl runs/new/samples_task.jsonl --csv items.csv
+"""
+
+
+_RECHECK_HELP = """What is checked: the seal of every file; the plan; one evidence file for each planned claim; raw rows by digest, rows of
+a load by its requests; every verdict judged again from plan and rows, to the byte; the release verdicts; the pages rendered again.
+Somebody may measure something else and seal that: only the seal you were told, given with --seal, can tell.
+
+exit status:
+  0  all was derived again
+  1  it was not: each line says which file, and what is wrong with it
+
+examples:
+  python -m harness recheck reports/example
+  python -m harness recheck reports/example --seal SHA256
+  python -m harness recheck --copy recheck.py && python3 -I recheck.py reports/example    # nothing but Python from there on
 """
 
 
@@ -475,17 +494,25 @@ def _newest(run: Path | None) -> Path:
 
 
 def _recheck(args: argparse.Namespace) -> int:
-    from harness.recheck import recheck
+    from harness import report
+    from harness.recheck import recheck, told
 
+    if args.copy is not None:
+        return _recheck_copy(args)
     run = _newest(args.run)
-    report = recheck(run, seal=args.seal)
-    for problem in report.problems:
-        print(f"REFUSED  {problem}")
-    counts = ", ".join(f"{list(report.verdicts.values()).count(o)} {o}" for o in sorted(set(report.verdicts.values())))
-    if report.problems:
-        print(f"{run}: {len(report.problems)} problems; {len(report.verdicts)} verdicts were derived again ({counts or 'none'})")
-        return 1
-    print(f"{run}: identical; {len(report.verdicts)} verdicts derived again ({counts}); seal {report.seal}")
+    found = recheck(run, seal=args.seal)
+    lines, status = told(run, replace(found, problems=(*found.problems, *report.differing(run))))
+    print("\n".join(lines))
+    return status
+
+
+def _recheck_copy(args: argparse.Namespace) -> int:
+    from harness.recheck import copy
+
+    if args.run is not None or args.seal is not None:
+        raise HarnessError("recheck --copy writes the file and checks nothing: leave out RUN and --seal, and run the file on it")
+    made = copy.write(args.copy)
+    print(f"{args.copy}  {made.text.count(chr(10))} lines, {len(made.modules)} modules; run it: python3 -I {args.copy} RUN")
     return 0
 
 

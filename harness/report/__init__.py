@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["line", "release_line", "write"]
+__all__ = ["differing", "line", "pages", "release_line", "write"]
 
 
 def line(record: Mapping[str, Any]) -> str:
@@ -35,11 +35,45 @@ def release_line(build: str, said: Mapping[str, Any]) -> str:
     return f"{text.one_line(said['outcome'], 15):<15}release {text.one_line(build)}  {text.one_line(said['sentence'], 300)}"
 
 
-def write(run: Path) -> None:
-    """Writes ``summary.md`` and ``report.html`` into the run folder. Raises EvidenceError if it cannot."""
-    from harness import evidence
+def pages(run: Path) -> dict[str, bytes]:
+    """``summary.md`` and ``report.html`` as the files of the run give them. Raises EvidenceError for files that cannot be read."""
     from harness.report import html, markdown, view
 
     seen = view.load(run)
-    evidence.write_atomic(run / "summary.md", markdown.render(seen).encode("utf-8", "backslashreplace"))
-    evidence.write_atomic(run / "report.html", html.render(seen).encode("utf-8", "backslashreplace"))
+    made = {"summary.md": markdown.render(seen), "report.html": html.render(seen)}
+    return {name: text.encode("utf-8", "backslashreplace") for name, text in made.items()}
+
+
+def write(run: Path) -> None:
+    """Writes the pages into the run folder. Raises EvidenceError if it cannot."""
+    from harness import evidence
+
+    for name, data in pages(run).items():
+        evidence.write_atomic(run / name, data)
+
+
+def differing(run: Path) -> list[str]:
+    """The pages in the run folder that are not what its other files give, each with the place where it begins to differ."""
+    from harness.errors import HarnessError
+
+    there = [name for name in ("summary.md", "report.html") if (run / name).exists()]
+    if not there:
+        return []  # a load leaves none
+    try:
+        again = pages(run)
+        kept = {name: (run / name).read_bytes() for name in there}
+    except (HarnessError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return [f"{run / there[0]}: cannot be rendered again ({type(error).__name__}: {error})"]
+    said = "it was edited, or rendered by another version of harness"
+    return [
+        f"{run / name}: not what the evidence shows; byte {_first(kept[name], again[name])}; {said}: python -m harness report renders anew"
+        for name in there
+        if kept[name] != again[name]
+    ]
+
+
+def _first(kept: bytes, again: bytes) -> str:
+    """Where two texts part, and what stands there in each."""
+    at = next((i for i, (a, b) in enumerate(zip(kept, again, strict=False)) if a != b), min(len(kept), len(again)))
+    shown = (ascii(text[at : at + 24].decode("utf-8", "replace")) for text in (kept, again))
+    return f"{at} on it says {next(shown)}, rendered again {next(shown)}"

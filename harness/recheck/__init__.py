@@ -26,7 +26,7 @@ from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
 from harness.types import Control, Family, Measurement, Verdict
 
-__all__ = ["Report", "recheck", "releases", "seal_of"]
+__all__ = ["Report", "recheck", "releases", "seal_of", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,16 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
         problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
     problems += _check_releases(run, plan, verdicts)
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
+
+
+def told(run: Path, report: Report) -> tuple[list[str], int]:
+    """What is printed of a report, and the exit status."""
+    outcomes = list(report.verdicts.values())
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
+    lines = [f"REFUSED  {problem}" for problem in report.problems]
+    if lines:
+        return [*lines, f"{run}: {len(lines)} problems; {len(outcomes)} verdicts were derived again ({counts or 'none'})"], 1
+    return [f"{run}: identical; {len(outcomes)} verdicts derived again ({counts}); seal {report.seal}"], 0
 
 
 def seal_of(run: Path) -> tuple[str, list[str]]:
