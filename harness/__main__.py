@@ -7,6 +7,7 @@
     compare  two subjects, or two files of results, item by item: health, scores, flips, verdict
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
+    export   a run for other tools: CTRF, JUnit, in-toto, SARIF
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
     history  one claim over many runs, and where it changed
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # that is asked for is imported.
 _ELSEWHERE = {
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
+    "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
     "load": ("harness.serve.command", "whether a server keeps its latency limits at a rate"),
 }

@@ -428,6 +428,14 @@ class ClaimHandle:
         self.verdict = verdict
         said = {"claim": self.claim.id, "outcome": verdict.outcome, "reason": verdict.reason, "sentence": verdict.sentence}
         self.item.user_properties.append((_PROPERTY, json.dumps({**said, "expect": self.expect, "tier": self.run.tier})))
+        self.item.user_properties += self._numbers(verdict)
+
+    def _numbers(self, verdict: Verdict) -> list[tuple[str, str]]:
+        """For --junitxml, which writes a property for each; the run is not sealed yet, its plan is."""
+        shown = {"estimate": verdict.estimate, "low": verdict.low, "high": verdict.high, "n": verdict.n}
+        told = {"claim": self.claim.id, "outcome": verdict.outcome, **shown, "plan": self.run.plan_digest}
+        plain = {name: str(value).encode("utf-8", "backslashreplace").decode() for name, value in told.items() if value is not None}
+        return [(f"{_PROPERTY}.{name}", value) for name, value in plain.items()]
 
     def _raise(self, verdict: Verdict) -> None:
         shown = f"{self.claim.id}: {verdict.outcome}: {verdict.sentence}\n  claimed: {self.claim.text}"

@@ -106,6 +106,8 @@ class Claim:
     def __post_init__(self) -> None:
         if not self.id or any(ch.isspace() for ch in self.id):
             raise ClaimError(f"claim id {self.id!r}: expected a word without spaces, like 'quant.accuracy'")
+        if any("\ud800" <= ch <= "\udfff" for ch in self.id):
+            raise ClaimError(f"claim id {self.id!r}: holds half a character (a lone surrogate), which no file can be named after")
         if not self.text.strip():
             raise ClaimError(f"claim {self.id}: the text is empty; say in one sentence what is claimed")
         if self.min_n < 1:
