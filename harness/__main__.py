@@ -12,6 +12,7 @@
     label    blind sheets for people to label, read back, and how far they agree
     history  one claim over many runs, and where it changed
     load     whether a server keeps its latency limits at a rate
+    defend   measure what a report claims again, in a clean clone, and set old beside new
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
 """
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Verbs that live beside what they call: the module whose ``add_parser`` makes each, and its line of help. Only the one
 # that is asked for is imported.
 _ELSEWHERE = {
+    "defend": ("harness.defence.command", "measure what a report claims again, old beside new"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
