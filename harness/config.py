@@ -31,7 +31,20 @@ from harness.errors import ConfigError, nearest
 from harness.records import Objective, objectives
 from harness.types import Claim, Family
 
-__all__ = ["SCHEMES", "Compare", "DataSpec", "Override", "Settings", "SubjectSpec", "Tier", "empty", "load", "parse_data", "parse_subject"]
+__all__ = [
+    "SCHEMES",
+    "Compare",
+    "DataSpec",
+    "Override",
+    "Settings",
+    "SubjectSpec",
+    "Tier",
+    "default_path",
+    "empty",
+    "load",
+    "parse_data",
+    "parse_subject",
+]
 
 SCHEMES = ("recipe", "hf", "vllm", "adapter", "gguf", "http", "https", "fake")
 _ENGINES = {"gguf": "llamacpp", "http": "openai", "https": "openai", "fake": "fake", "vllm": "vllm"}
@@ -347,7 +360,7 @@ def load(path: Path) -> Settings:
         path=path,
         root=root,
         golden=root / head.get("golden", "golden"),
-        subjects={spec.name: spec for spec in specs},
+        subjects={spec.name: _anchored(spec, root) for spec in specs},
         references=tuple(quant.get("references", ())),
         builds=tuple(quant.get("builds", ())),
         sets=tuple(quant.get("sets", ())),
@@ -378,6 +391,21 @@ def load(path: Path) -> Settings:
     if len(set(engines)) < len(engines):
         raise ConfigError(f"{path}: [quant] references = {list(settings.references)}: one for each engine, found {engines}")
     return settings
+
+
+def _anchored(spec: SubjectSpec, root: Path) -> SubjectSpec:
+    """A path of the file is relative to its project, wherever a run is started. What is no path (a hub's name) stays."""
+    first, plus, base = spec.location.partition("+hf:" if spec.scheme == "adapter" else "\0")
+    if spec.recipe or spec.scheme not in ("gguf", "fake", "hf", "vllm", "adapter"):
+        return spec
+    parts = [str(root / part) if (root / part).exists() and not part.startswith("~") else part for part in (first, base) if part]
+    return replace(spec, location=plus.join(parts))
+
+
+def default_path(root: Path) -> Path:
+    """The lifecycle file of a project where none is named: ``lifecycle.toml``, else ``fixtures/lifecycle.toml``."""
+    plain = root / "lifecycle.toml"
+    return plain if plain.is_file() else root / "fixtures" / "lifecycle.toml"
 
 
 def empty(root: Path) -> Settings:

@@ -13,14 +13,14 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from harness.errors import GoldenError, nearest
 
-__all__ = ["GoldenSet", "load", "manifest_entry", "names"]
+__all__ = ["KINDS", "GoldenSet", "check_row", "load", "manifest_entry", "names", "strict_json"]
 
 _REPAIR = "Restore the file with git, or repair it and have a person review the change"
 
@@ -104,7 +104,7 @@ def manifest_entry(name: str, root: Path) -> Mapping[str, Any]:
         _fail(f"{where}, [{name}]", f"prompt = {_shown(prompt)}", "a text with {input} in it", _REPAIR)
     if not _is_scorer(entry.get("scorer", "exact")):
         _fail(f"{where}, [{name}]", f"scorer = {_shown(entry['scorer'])}", _SCORER, _REPAIR)
-    unlisted = {"id", *_KINDS[entry["kind"]]} - set(entry["fields"])
+    unlisted = {"id", *KINDS[entry["kind"]]} - set(entry["fields"])
     if unlisted:
         _fail(f"{where}, [{name}]", f"fields without {sorted(unlisted)}", f"those of a {entry['kind']} set", _REPAIR)
     return entry
@@ -157,7 +157,7 @@ _Check = tuple[str, Callable[[Any], bool]]  # what is expected, in words and as 
 _SCORER = 'the name of a scorer, or a table with one: { name = "numeric", tolerance = 0.01 }'
 _TEXT: _Check = ("text that is not empty", _is_text)
 
-_KINDS: Mapping[str, Mapping[str, _Check]] = {
+KINDS: Mapping[str, Mapping[str, _Check]] = {
     "json_extraction": {
         "input": _TEXT,
         "target": ("an object of text values, not empty", _is_target),
@@ -184,7 +184,7 @@ _OWN: Mapping[str, _Check] = {"scorer": (_SCORER, _is_scorer)}  # of an item, in
 
 _ENTRY: Mapping[str, _Check] = {
     "file": ("the path of the set below this folder", _is_text),
-    "kind": (f"one of {', '.join(sorted(_KINDS))}", lambda value: isinstance(value, str) and value in _KINDS),
+    "kind": (f"one of {', '.join(sorted(KINDS))}", lambda value: isinstance(value, str) and value in KINDS),
     "n": ("the number of items", _is_count),
     "sha256": ("64 digits of lower-case hexadecimal", _is_digest),
     "fields": ("the list of the fields of each row", _is_fields),
@@ -241,7 +241,7 @@ def _items(data: bytes, path: Path, entry: Mapping[str, Any]) -> tuple[dict[str,
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         row = _row(line, where)
-        _check_row(row, entry, where)
+        check_row(row, entry["kind"], entry["fields"], where)
         if row["id"] in items:
             _fail(where, f"the id {row['id']!r} of line {line_of[row['id']]} again", "unique ids", _REPAIR)
         items[row["id"]], line_of[row["id"]] = row, number
@@ -256,7 +256,7 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     if not line.strip():
         _fail(where, "an empty line", "a JSON object", _REPAIR)
     try:
-        row = json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_float=_finite)
+        row = strict_json(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         _fail(where, f"byte 0x{line[error.start]:02x} at {error.start + 1}", "UTF-8", "Save the file as UTF-8")
     except (ValueError, RecursionError) as error:
@@ -266,20 +266,26 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _check_row(row: dict[str, Any], entry: Mapping[str, Any], where: str) -> None:
-    checks = {"id": _TEXT, **_KINDS[entry["kind"]]}
-    for field in entry["fields"]:
+def check_row(row: Mapping[str, Any], kind: str, fields: Sequence[str], where: str, todo: str = _REPAIR) -> None:
+    """GoldenError unless ``row`` is one of a set of that kind with these fields; it says ``where`` and what is ``todo``."""
+    checks = {"id": _TEXT, **KINDS[kind]}
+    for field in fields:
         if field not in row:
-            _fail(where, f"no field {field!r}", f"the fields {', '.join(entry['fields'])}", _REPAIR)
+            _fail(where, f"no field {field!r}", f"the fields {', '.join(fields)}", todo)
         expected, accepts = checks.get(field, _OWN.get(field, ("", lambda _: True)))
         if not accepts(row[field]):
-            _fail(where, f"{field} = {_shown(row[field])}", expected, _REPAIR)
-    extra = [field for field in row if field not in entry["fields"]]
+            _fail(where, f"{field} = {_shown(row[field])}", expected, todo)
+    extra = [field for field in row if field not in fields]
     if extra:
-        todo = f"List {'it' if len(extra) == 1 else 'them'} under fields in manifest.toml if meant"
-        _fail(where, f"the fields {', '.join(map(repr, extra))}", f"only {', '.join(entry['fields'])}", todo)
-    if entry["kind"] == "multiple_choice" and row["answer"] >= len(row["choices"]):
-        _fail(where, f"answer = {row['answer']}", f"an index below {len(row['choices'])}", _REPAIR)
+        listed = f"List {'it' if len(extra) == 1 else 'them'} under fields in manifest.toml if meant"
+        _fail(where, f"the fields {', '.join(map(repr, extra))}", f"only {', '.join(fields)}", listed)
+    if kind == "multiple_choice" and row["answer"] >= len(row["choices"]):
+        _fail(where, f"answer = {row['answer']}", f"an index below {len(row['choices'])}", todo)
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text. ValueError for what JSON has not: a key twice in one object, NaN, Infinity, a number beyond them."""
+    return json.loads(text, object_pairs_hook=_no_repeats, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

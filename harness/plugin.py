@@ -66,7 +66,7 @@ class Run:
 # --- options ----------------------------------------------------------------------------------
 
 _OPTIONS = (
-    ("lifecycle", "FILE", "the lifecycle file (default: fixtures/lifecycle.toml)"),
+    ("lifecycle", "FILE", "the lifecycle file (default: lifecycle.toml, else fixtures/lifecycle.toml)"),
     ("tier", "NAME", "how much is measured: full (default, the proof) or smoke (a subset, never proof)"),
     ("from", "STAGE", f"from this stage on: {', '.join(STAGES)}"),
     ("run-dir", "DIR", "where this run's evidence goes (default: reports/<time>-<tier>)"),
@@ -114,7 +114,7 @@ def settings_of(config: pytest.Config) -> Settings:
     from harness import config as configuration
 
     named = _option(config, "lifecycle")
-    path = Path(named) if named else config.rootpath / "fixtures" / "lifecycle.toml"
+    path = Path(named) if named else configuration.default_path(config.rootpath)
     try:
         known = configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
         return known.with_subjects(_options(config, "subject")).with_data(_options(config, "data"))

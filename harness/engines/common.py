@@ -35,7 +35,7 @@ __all__ = [
 
 def install(extra: str) -> str:
     """The command that gets an extra: what every MissingNeed of an engine names."""
-    return f'python -m pip install "lifecycle-harness[{extra}]"'
+    return f"python -m harness doctor --install {extra}"
 
 
 def length_batches(lengths: Sequence[int], max_items: int, max_tokens: int) -> list[list[int]]:

@@ -41,7 +41,7 @@ def run_suite(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[st
 def test_without_an_engine_every_claim_that_needs_it_says_so(tmp_path):
     done = run_suite(tmp_path)
     assert done.returncode == 8, done.stdout[-3000:]
-    assert "lifecycle-harness[llamacpp]" in done.stdout
+    assert "doctor --install llamacpp" in done.stdout
     assert "doctor --install vllm" in done.stdout
     records = [json.loads(p.read_text()) for p in (tmp_path / "run" / "evidence").glob("*.json")]
     outcomes = {r["claim"]["id"]: r["verdict"]["outcome"] for r in records}

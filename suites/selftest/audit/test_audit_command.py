@@ -240,7 +240,7 @@ def test_a_missing_library_is_told_with_the_way_to_get_it(data, monkeypatch, ver
 
 
 def test_doctor_knows_the_extra():
-    from harness.__main__ import _extras
+    from harness.doctor import _extras
 
     assert "audit" in _extras()
 

@@ -143,7 +143,7 @@ def test_absent_packages_are_named_with_the_command(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     missing = available("llamacpp")
     assert isinstance(missing, MissingNeed)
-    assert missing.how == 'python -m pip install "lifecycle-harness[llamacpp]"'
+    assert missing.how == "python -m harness doctor --install llamacpp"
     with pytest.raises(MissingNeed, match="llama_cpp"):
         open_engine("llamacpp", "x.gguf")
     assert available("fake") is None
