@@ -13,6 +13,7 @@
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
     history  one claim over many runs, and where it changed
+    baseline approve evidence on purpose, and hold runs against it
     load     whether a server keeps its latency limits at a rate
     defend   measure what a report claims again, in a clean clone, and set old beside new
 
@@ -66,6 +67,7 @@ _ELSEWHERE = {
     "doctor": ("harness.doctor", "what this machine has and how to get the rest"),
     "init": ("harness.starter.command", "a project of your own: lifecycle file, golden set, first claim, CI"),
     "golden": ("harness.starter.golden_command", "golden sets: make one from JSONL or CSV, check them, what their n can show"),
+    "baseline": ("harness.history.approval", "approve evidence on purpose, and hold runs against it"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),

@@ -5,6 +5,7 @@
     RUN/samples/<sha256>.jsonl.gz  raw rows, named by the digest of the text inside
     RUN/raw/<sha256>.bin.gz        what rows of a load were derived from: 64 bytes a request (harness.records)
     RUN/release.json               may each build go out: families of claims, decided together
+    RUN/changes.json               what changed since the approved baselines (harness.baselines)
     RUN/run.json                   when, where, how long, exit status
     RUN/summary.md report.html     rendered from the above
     RUN/bundle.json                digest of each file, and of itself

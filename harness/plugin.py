@@ -61,6 +61,7 @@ class Run:
     provenance: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # claims that the lifecycle file names and no test makes
     left_out: tuple[str, ...] = ()  # claims that were collected and deselected
+    whole: bool = False  # nothing was left out: a baseline without a claim has lost it
 
 
 # --- options ----------------------------------------------------------------------------------
@@ -286,10 +287,21 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
     run.left_out = tuple(sorted(left_out - set(handles)))
     known = {name for claim_id in (*handles, *left_out) for name in (claim_id, claim_id.partition("[")[0])}
     run.unused = tuple(sorted(set(settings.claims) - known))
+    run.whole = _whole(config) and not run.left_out
     run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
     config.stash[_RUN] = run
     if not run.worker:
         _end_on_sigterm()
+
+
+def _whole(config: pytest.Config) -> bool:
+    """Whether every claim of the project was asked for, as far as the command line tells. Decided by the controller; workers are told."""
+    told = getattr(config, "workerinput", {}).get("harness_whole")
+    if told is not None:
+        return bool(told)
+    narrowed = [config.getoption(name, None) for name in ("keyword", "markexpr", "ignore", "ignore_glob", "deselect")]
+    named = [*_options(config, "only"), _option(config, "from"), *_options(config, "subject"), *_options(config, "data")]
+    return config.args_source != pytest.Config.ArgsSource.ARGS and not any([*narrowed, *named])
 
 
 def _at_tier(claim: Claim, tier: str) -> Claim:
@@ -298,11 +310,15 @@ def _at_tier(claim: Claim, tier: str) -> Claim:
 
 
 def _plan_body(run: Run, handles: dict[str, ClaimHandle]) -> dict[str, Any]:
-    from harness import __version__, evidence, golden
+    from harness import __version__, baselines, evidence, golden
 
     root = run.settings.golden
     sets = golden.names(root) if (root / "manifest.toml").is_file() else []
+    # Smoke measures a subset: it is held against nothing that was approved of the whole.
+    approved = {} if run.tier == "smoke" else baselines.load(root / "baselines", run.settings.name)
     return {
+        "whole": run.whole,
+        **({"baselines": baselines.planned(approved)} if approved else {}),
         "harness": __version__,
         "lifecycle": run.settings.name,
         "tier": run.tier,
@@ -361,6 +377,7 @@ def pytest_configure_node(node: Any) -> None:
     if _NODE_RUN not in config.stash:
         config.stash[_NODE_RUN] = _run_folder(config, tier_of(config))
     node.workerinput["harness_run"] = str(config.stash[_NODE_RUN])
+    node.workerinput["harness_whole"] = _whole(config)
 
 
 def _end_on_sigterm() -> None:
@@ -603,6 +620,7 @@ class Closing:
     seal: str
     records: tuple[dict[str, Any], ...]
     releases: dict[str, Any]  # by build
+    changes: dict[str, Any] | None  # since the approved baselines
     lost: tuple[str, ...]  # planned, but without evidence
     unheeded: tuple[str, ...]  # not fulfilled, though pytest would have ended with 0
     absent: tuple[str, ...]  # needs that were missing and not allowed to be
@@ -627,8 +645,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
 
 
 def _close(folder: Path, allowed: frozenset[str], exitstatus: int, seconds: Mapping[str, float]) -> Closing:
-    from harness import evidence, report
-    from harness.recheck import releases
+    from harness import baselines, evidence, report
+    from harness.recheck import measured, releases
 
     plan = evidence.read_json(folder / evidence.PLAN)
     records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
@@ -650,8 +668,11 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, seconds: Mapp
     released = releases(plan, {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records})
     if released:
         evidence.write_atomic(folder / evidence.RELEASE, evidence.canonical(released))
+    changes = baselines.changes(plan, records, measured(folder))
+    if changes is not None:
+        evidence.write_atomic(folder / baselines.CHANGES, evidence.canonical(changes))
     report.write(folder)
-    return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, tuple(lost), tuple(unheeded), absent)
+    return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, changes, tuple(lost), tuple(unheeded), absent)
 
 
 def _unheeded(record: dict[str, Any]) -> bool:
@@ -678,6 +699,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for build, said in closing.releases.items():
         colour = colours.get(said["outcome"], {"yellow": True})
         out.write_line(report.release_line(build, said), bold=True, **colour)
+    if closing.changes is not None:
+        from harness import baselines
+
+        for text in baselines.worse(closing.changes):
+            out.write_line(text, red=True)
+        out.write_line(baselines.line(closing.changes))
     for name in closing.lost:
         out.write_line(f"lost           {name}: planned, but it left no evidence (crashed, or cut short before it ran)", red=True)
     for name in closing.unheeded:

@@ -8,7 +8,8 @@ What is checked, in this order, each failure naming its file:
 4. the rows: each sidecar has the digest and the number of rows its evidence names, and the rows of a load follow from
    the record of its requests;
 5. the verdict: judged again from plan and rows, it has the same bytes;
-6. the release verdict of each build, from the families of the plan and those verdicts.
+6. the release verdict of each build, from the families of the plan and those verdicts;
+7. what changed since the approved baselines that the plan seals (``harness.baselines``).
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import evidence, records
+from harness import baselines, evidence, records
 from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
 from harness.types import Control, Family, Measurement, Verdict
 
-__all__ = ["Report", "recheck", "releases", "seal_of", "told"]
+__all__ = ["Report", "measured", "recheck", "releases", "seal_of", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ def recheck(run: Path, *, seal: str | None = None) -> Report:
     else:
         problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
     problems += _check_releases(run, plan, verdicts)
+    if not problems:  # on evidence that is what it says
+        kept = [evidence.read_json(path) for path in sorted((run / "evidence").glob("*.json"))]
+        problems += baselines.check(run, plan, kept, measured(run))
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
 
 
@@ -84,6 +88,11 @@ def seal_of(run: Path) -> tuple[str, list[str]]:
     """The seal of ``run`` and what is wrong with it; nothing is derived again."""
     problems: list[str] = []
     return _check_seal(run, problems), problems
+
+
+def measured(run: Path) -> Callable[[Mapping[str, Any]], Measurement]:
+    """What an evidence record of this run measured, with its rows."""
+    return lambda record: _measurement(run, record["measurement"])
 
 
 def releases(plan: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> dict[str, Any]:

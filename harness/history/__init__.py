@@ -1,0 +1,13 @@
+"""Runs beside runs: what changed over many of them, and what a person approved of one.
+
+    trends     one claim over many runs: its estimates in order of time, and where they changed
+    approval   the verb ``baseline``: approve a run's evidence, and hold another run against it
+
+Evidence is the database: all here is read from the folders of runs.
+"""
+
+from __future__ import annotations
+
+from harness.history.trends import History, Point, histories, lines
+
+__all__ = ["History", "Point", "histories", "lines"]
