@@ -153,8 +153,13 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     )
     recheck.set_defaults(verb=_recheck)
 
-    report = verbs.add_parser("report", help="render a run again and seal it")
+    report = verbs.add_parser(
+        "report", help="render a run again and seal it; or resolve its numbers", formatter_class=shape, epilog=_REPORT_HELP
+    )
     report.add_argument("run", type=Path, nargs="?", help="folder of a run (default: the newest under reports/)")
+    report.add_argument(
+        "--numbers", type=Path, metavar="FILE", help="write where every number of the pages comes from; the run stays as it is"
+    )
     report.set_defaults(verb=_report)
 
     history = verbs.add_parser(
@@ -172,6 +177,20 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         else:
             verbs.add_parser(name, help=text)
     return parser
+
+
+_REPORT_HELP = """Without --numbers the pages are rendered again from the files of the run, which is then sealed anew; a run that was
+changed since it was sealed is refused. With --numbers nothing is rendered: each number of the pages as they lie is looked up in the
+evidence, the plan, the raw rows, or derived from them a second time, and FILE says what each resolved to.
+
+exit status:
+  0  rendered; with --numbers: every number resolves, and the pages are what the files render
+  1  a number resolves to nothing, a page is not what its files say, or a file cannot be read
+
+examples:
+  python -m harness report reports/example
+  python -m harness report reports/example --numbers numbers.json
+"""
 
 
 _PLAN_HELP = """gates:
@@ -439,6 +458,8 @@ def _report(args: argparse.Namespace) -> int:
     from harness.recheck import recheck
 
     run = _newest(args.run)
+    if args.numbers:
+        return _numbers(run, args.numbers)
     if (run / evidence.BUNDLE).is_file():
         # Sealing anew must not wash a changed bundle clean.
         problems = [p for p in recheck(run).problems if "no evidence for the planned claim" not in p]
@@ -447,6 +468,18 @@ def _report(args: argparse.Namespace) -> int:
     report.write(run)
     print(f"{run / 'report.html'}\nseal {evidence.seal_bundle(run)}")
     return 0
+
+
+def _numbers(run: Path, to: Path) -> int:
+    from harness import evidence
+    from harness.report import numbers
+
+    found = numbers.number_map(run)
+    evidence.write_atomic(to.absolute(), evidence.canonical(found.to_json()))
+    for line in found.problems:
+        print(line, file=sys.stderr)
+    print(f"{found.sentence}; the map is in {to}")
+    return 1 if found.problems else 0
 
 
 def _history(args: argparse.Namespace) -> int:

@@ -40,13 +40,12 @@ def render(run: RunView) -> str:
     pieces = [_head(run), _decision(run), _by_build(run), _releases(run), _data(run), *_middle(run), _failing(run), *_families(run)]
     kept: list[str] = []
     size = 0
-    for i, piece in enumerate(pieces):
+    for piece in pieces:
         fitted = _fit(piece, LIMIT - _RESERVE - size)
         kept.append(fitted)
         size += len(fitted.encode("utf-8", "backslashreplace")) + 1
         if fitted is not piece:
-            more = len(pieces) - i - 1
-            kept.append(f"\n*Cut here to stay below {LIMIT // 1000} KB; {more} more sections are in report.html.*\n")
+            kept.append(f"\n*Cut here to stay below {LIMIT // 1000} KB; all of it is in report.html.*\n")
             break
     return "\n".join([*(k for k in kept if k), _foot(run)])
 
