@@ -16,6 +16,7 @@
     baseline approve evidence on purpose, and hold runs against it
     load     whether a server keeps its latency limits at a rate
     defend   measure what a report claims again, in a clean clone, and set old beside new
+    dossier  reproduce, bisect and prove a defect, and leave a test that stays
 
 Exit status: 0 done and well · 1 something is wrong · 2 the command line was.
 """
@@ -70,6 +71,7 @@ _ELSEWHERE = {
     "baseline": ("harness.history.approval", "approve evidence on purpose, and hold runs against it"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
+    "dossier": ("harness.dossier.command", "reproduce, bisect and prove a defect, and leave a test that stays"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
     "load": ("harness.serve.command", "whether a server keeps its latency limits at a rate"),
 }
