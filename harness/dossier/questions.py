@@ -53,7 +53,7 @@ class Asked:
         with tempfile.TemporaryDirectory(prefix="harness-dossier-") as room:
             report = Path(room) / "junit.xml"
             full = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *argv]
-            if any(each.name == "lifecycle" for each in metadata.entry_points(group="pytest11")):
+            if "no:lifecycle" not in argv and any(each.name == "lifecycle" for each in metadata.entry_points(group="pytest11")):
                 full.append(f"--run-dir={room}/run")
             return execute(full, cwd, self.limit_s, env, pytest_report(report))
 

@@ -364,9 +364,10 @@ class Search:
 
     def _pytest(self, path: Path, cwd: Path, side: str) -> Trial:
         report = path.with_suffix(".xml")
-        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:lifecycle", "--noconftest", "-c", os.devnull]
+        argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull]
         argv += [f"--rootdir={path.parent}", f"--junitxml={report}", str(path)]
-        raw = execute(argv, cwd, _A_DAY, places.environment(cwd), pytest_report(report))
+        alone = {**places.environment(cwd), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        raw = execute(argv, cwd, _A_DAY, alone, pytest_report(report))
         report.unlink(missing_ok=True)
         outcome = outcome_of(raw, "")
         found = Trial(outcome, 1, int(outcome == "fail"))
