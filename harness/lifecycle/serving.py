@@ -238,7 +238,7 @@ class Serving:
         due = schedule.sound(
             lambda seed: schedule.poisson(served.rate, requests=n, seed=seed, warmup_s=_WARMUP_S, cooldown_s=5 / served.rate), 0
         )
-        model, room = served.subject or self.target(name).model, self.sampling(name).max_tokens
+        model, room = served.subject if served.engine else self.target(name).model, self.sampling(name).max_tokens
         share = min(1.0, _KEPT / n)
         asked = workload.golden_prompts(
             self.prompts(name), model, len(due.arrivals), 0, max_tokens=room, judged=due.judged, golden_share=share

@@ -19,6 +19,7 @@ _HELP = """what it writes:
   lifecycle.toml            which model is spoken of
   golden/                   the items that a person approved, with their digest
   claims/test_mine.py       a claim of ten lines; claims/test_not_worse.py a second one, beside another model (--against)
+  claims/test_slo.py        with --slo: a claim for each limit that is promised of the served model
   claims/requirements.txt   what CI installs
   pytest.ini, .gitignore    unless pytest is configured already; lines that lack
   with --ci                 .github/workflows/claims.yml, or .gitlab/claims.yml
@@ -37,6 +38,7 @@ examples:
   python -m harness init --model hf:./my-model --golden faq.csv --ci github
   python -m harness init eval --model gguf:./new.gguf --against gguf:./old.gguf --golden tickets.jsonl --name tickets-bot
   python -m harness init --model http://127.0.0.1:8000/v1#my-model --golden tickets.jsonl
+  python -m harness init --model hf:./my-model --golden tickets.jsonl --slo ttft_p95=2s --rate 2      served by vLLM, loaded
   python -m harness init --ci gitlab                      only the pipeline, where there is a lifecycle.toml
 """
 
@@ -55,7 +57,13 @@ def add_parser(verbs: Any) -> None:
     init.add_argument("--kind", default="", help="of the items (default: told from the columns; see python -m harness golden --help)")
     init.add_argument("--field", action="append", default=[], metavar="FIELD=COLUMN", help="the column a field is read from; repeatable")
     init.add_argument("--prompt", default="", metavar="TEXT", help="how an item is asked: a text with {input} in it")
+    init.add_argument("--scorer", default="", help="how answers are scored (see python -m harness golden --help)")
     init.add_argument("--licence", default="", help="of the items, an SPDX expression (default LicenseRef-Proprietary)")
+    init.add_argument(
+        "--slo", action="append", default=[], metavar="NAME=LIMIT", help="promised of the served model: ttft_p95=2s; repeatable"
+    )
+    init.add_argument("--rate", type=float, default=1.0, help="at so many requests a second (default 1)")
+    init.add_argument("--checkpoint", default="", metavar="hf:FOLDER", help="what a GGUF file was made of, or a server started with")
     init.add_argument("--ci", action="append", default=[], choices=("github", "gitlab"), help="also write its workflow; repeatable")
     init.set_defaults(verb=_init)
 
@@ -72,8 +80,10 @@ def _init(args: argparse.Namespace) -> int:
         _told(root, project.write(root, wanted, by_hand))
         return 0
     made, is_example = _set(args)
-    model, against = (_from(root, where) for where in (args.model, args.against))
-    asked = project.Asked(args.name or root.name, made, model, against, tuple(dict.fromkeys(args.ci)), is_example)
+    model, against, checkpoint = (_from(root, where) for where in (args.model, args.against, args.checkpoint))
+    asked = project.Asked(
+        args.name or root.name, made, model, against, checkpoint, _promised(args.slo), args.rate, tuple(dict.fromkeys(args.ci)), is_example
+    )  # fmt: skip
     written = project.write(root, *project.planned(root, asked))
     project.verified(root)
     _told(root, written)
@@ -89,9 +99,19 @@ def _set(args: argparse.Namespace) -> tuple[sets.Made, bool]:
         return project.example(golden_command.approver()), not args.model
     made = sets.make(
         args.golden, files.word(args.golden.stem), kind=args.kind, columns=golden_command.columns(args.field), prompt=args.prompt,
-        licence=args.licence, approved_by=golden_command.approver(),
+        scorer=args.scorer, licence=args.licence, approved_by=golden_command.approver(),
     )  # fmt: skip
     return made, False
+
+
+def _promised(said: list[str]) -> dict[str, str]:
+    """``--slo ttft_p95=2s`` as a mapping, each checked. ConfigError names the one that is wrong."""
+    from harness.records import objective
+
+    promised = dict(text.partition("=")[::2] for text in said)
+    for name, limit in promised.items():
+        objective(name, limit)
+    return promised
 
 
 def _from(root: Path, where: str) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from string import Template
@@ -30,12 +30,18 @@ CI: Mapping[str, str] = {"github": ".github/workflows/claims.yml", "gitlab": ".g
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a project is to begin with. ``model`` and ``against`` are "scheme:where"; "" makes up a table of answers, or leaves it out."""
+    """What a project is to begin with. ``model``, ``against``, ``checkpoint``: "scheme:where"; "" makes up answers, or leaves it out.
+
+    ``slo`` is promised of the served model at ``rate`` requests a second, like {"ttft_p95": "2s"}.
+    """
 
     name: str
     made: sets.Made
     model: str = ""
     against: str = ""
+    checkpoint: str = ""  # of a GGUF file or a server: what it was made of, or started with
+    slo: Mapping[str, str] = field(default_factory=dict)
+    rate: float = 1.0
     ci: tuple[str, ...] = ()
     is_example: bool = False
 
@@ -70,18 +76,26 @@ def planned(root: Path, asked: Asked) -> tuple[dict[Path, bytes], list[str]]:
     subjects = {"mine": asked.model or _FAKE.format("mine")}
     if asked.against or asked.is_example:
         subjects["old"] = asked.against or _FAKE.format("old")
+    if asked.checkpoint:
+        subjects["source"] = asked.checkpoint
     for name, where in subjects.items():
         config.parse_subject(f"{name}={where}")
     found = {root / "lifecycle.toml": _lifecycle(asked, subjects), **_claims(root, made, compared="old" in subjects)}
     for name, where in subjects.items():
         if where == _FAKE.format(name):
             found[root / "claims" / f"{name}.json"] = _made_up(made, _WRONG[name] if asked.is_example else 0)
+    if asked.slo:
+        found[root / "claims" / "test_slo.py"] = _fill("test_slo.py")
     found |= sets.add(made, root / "golden")
     found[root / "claims" / "requirements.txt"] = _requirements(subjects.values())
     ini, by_hand = _pytest_ini(root)
     found |= ini
     found |= _ignore(root)
     ci, more = ci_files(root, asked.ci)
+    if asked.slo and asked.model.partition(":")[0] in ("gguf", "http", "https") and not asked.checkpoint:
+        more.append(
+            "the claim of claims/test_slo.py needs the checkpoint that is served, to hold the server against: --checkpoint hf:FOLDER"
+        )
     return {**found, **ci}, [*by_hand, *more]
 
 
@@ -96,7 +110,35 @@ def _fill(template: str, **values: object) -> bytes:
 def _lifecycle(asked: Asked, subjects: Mapping[str, str]) -> bytes:
     remark = {_FAKE.format("mine"): "  # a table of made-up answers, to try things out: NO MODEL. Put yours here"}
     lines = [f"{name} = {sets.toml(where)}{remark.get(where, '')}" for name, where in subjects.items()]
-    return _fill("lifecycle.toml", name=sets.toml(asked.name), subjects="\n".join(lines), set=asked.made.name)
+    return _fill("lifecycle.toml", name=sets.toml(asked.name), subjects="\n".join(lines), set=asked.made.name, served=_served(asked))
+
+
+def _served(asked: Asked) -> str:
+    """``[serve.mine]``: how the model is served, what is promised of it, and as many requests as show it."""
+    if not asked.slo:
+        return ""
+    from harness.records import objectives
+    from harness.serve import slo
+
+    scheme, _, where = asked.model.partition(":")
+    engine = {"gguf": "llamacpp", "hf": "vllm", "vllm": "vllm"}.get(scheme)
+    if engine is None and scheme not in ("http", "https"):
+        raise ConfigError(
+            f"--slo: {asked.model or 'no model'!r} cannot be served; expected --model hf:FOLDER, gguf:FILE or http://HOST/v1#MODEL"
+        )
+    if asked.made.kind not in ("answers", "json_extraction", "code"):
+        raise ConfigError(f"--slo: a set of kind {asked.made.kind!r} holds no prompts that are answered in words")
+    if not 0 < asked.rate < math.inf:
+        raise ConfigError(f"--rate {asked.rate}: expected requests a second, above 0")
+    requests = max(slo.plan(slo.limit_claim(each, "mine"), 1).likely for each in objectives(asked.slo))
+    how = (
+        {"engine": engine, "subject": "mine"}
+        if engine
+        else {"url": f"{scheme}:{where}", **({"subject": "source"} if asked.checkpoint else {})}
+    )
+    said = {**how, "set": asked.made.name, "rate": asked.rate, "requests": requests, "slo": dict(asked.slo)}
+    lines = [f"{key} = {sets.toml(value)}" for key, value in said.items()]
+    return "\n".join(["[serve.mine]                     # what claims/test_slo.py claims of the server", *lines, "", ""])
 
 
 def _claims(root: Path, made: sets.Made, *, compared: bool) -> dict[Path, bytes]:

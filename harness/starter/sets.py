@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import tomllib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 
 from harness import golden
 from harness.errors import GoldenError, nearest
+from harness.evals import scorers
+from harness.evals.scorers.numbers import number_in
 from harness.stats import plan, special
 from harness.store import digest_json
 
@@ -52,7 +55,7 @@ class Made:
     licence: str
     approved_by: str
     prompt: str = ""
-    scorer: str = ""
+    scorer: str | Mapping[str, Any] = ""
     left_out: tuple[str, ...] = ()  # columns that are no field of this kind
     fields: tuple[str, ...] = field(default=())
 
@@ -102,10 +105,32 @@ def make(
     items = tuple(_item(row, kind, fields, named, where) for where, row in rows)
     _distinct(items, [where for where, _ in rows], fields)
     unused = sorted({column for _, row in rows for column in row} - set(named.values()))
-    said = scorer or ("json" if kind == "answers" and all(isinstance(item["target"], dict) for item in items) else "")
+    said = _told(scorer, name) if scorer else _suited(kind, items)
     return Made(
         name, kind, items, source or path.name, licence or _OWN_LICENCE, approved_by, prompt, said, tuple(unused), tuple(fields)
     )  # fmt: skip
+
+
+def _told(scorer: str, name: str) -> str | Mapping[str, Any]:
+    """``--scorer numeric``, or with its options as TOML writes them: { name = "numeric", take = "last" }."""
+    if not scorer.lstrip().startswith("{"):
+        return scorers.scorer(scorer).name
+    try:
+        said: Mapping[str, Any] = tomllib.loads(f"scorer = {scorer}")["scorer"]
+        scorers.scorer(**said)
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise GoldenError(f'golden set {name}: scorer = {scorer!r}, expected a name, or {{ name = "numeric", take = "last" }}') from error
+    return said
+
+
+def _suited(kind: str, items: Sequence[Mapping[str, Any]]) -> str | Mapping[str, Any]:
+    """The scorer that suits all answers where nobody named one: objects by field, numbers as numbers; "" for that of the kind."""
+    targets = [item["target"] for item in items] if kind == "answers" else []
+    if targets and all(isinstance(target, dict) for target in targets):
+        return "json"
+    if targets and all(not isinstance(target, dict | list) and number_in(str(target)) is not None for target in targets):
+        return {"name": "numeric", "take": "last"}  # models wrap a number into a sentence
+    return ""
 
 
 def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -255,7 +280,9 @@ def entry(made: Made) -> str:
 
 
 def toml(value: Any) -> str:
-    """A text, number or list of texts as TOML: JSON's strings are TOML's but for one sign."""
+    """A text, number, list of texts or table of them as TOML: JSON's strings are TOML's but for one sign."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {toml(part)}' for key, part in value.items())} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

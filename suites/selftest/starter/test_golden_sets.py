@@ -122,6 +122,32 @@ def test_columns_may_be_named(tmp_path):
         made(path, columns={"prompt": "frag", "target": "antwort"})
 
 
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["7", "-1,200", "3.5"], {"name": "numeric", "take": "last"}),
+        ([7, 8], {"name": "numeric", "take": "last"}),
+        (["7", "seven"], ""),
+        ([["7", "8"], "9"], ""),
+        ([{"a": 1}, {"a": 2}], "json"),
+    ],
+)
+def test_numbers_are_scored_as_numbers(tmp_path, targets, said):
+    """A model says "The answer is 7."; as a text that would be wrong."""
+    rows = [{"prompt": f"q{n}", "target": target} for n, target in enumerate(targets)]
+    found = made(put(tmp_path, "a.json", json.dumps(rows)), kind="answers")
+    assert found.scorer == said
+
+
+def test_a_scorer_may_be_named_with_its_options(here, capsys):
+    put(here, "a.jsonl", LINES)
+    assert main(["golden", "add", "a.jsonl", "--scorer", '{ name = "exact", normalize = ["case", "space"] }']) == 0
+    assert golden.load("a", here / "golden").scorer == {"name": "exact", "normalize": ["case", "space"]}
+    for wrong, said in (("exactly", "did you mean 'exact'"), ("{ name = 3", "expected a name"), ("{ name = 'exact', x = 1 }", "'x'")):
+        assert main(["golden", "add", "a.jsonl", "--name", "b", "--scorer", wrong]) == 1
+        assert said in capsys.readouterr().err
+
+
 def test_cells_hold_json_where_the_kind_is_told(tmp_path):
     path = put(tmp_path, "a.csv", 'question,choices,answer\nq,"[""a"", ""b""]",1\n')
     assert made(path, kind="multiple_choice").rows[0]["choices"] == ["a", "b"]

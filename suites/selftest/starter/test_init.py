@@ -13,6 +13,8 @@ import pytest
 from harness import config
 from harness.__main__ import main
 from harness.recheck import recheck
+from harness.serve import stub
+from suites.selftest.serve.test_validity import Made
 
 pytestmark = pytest.mark.selftest
 
@@ -191,3 +193,50 @@ def test_a_pipeline_may_come_later(tmp_path, capsys):
 def test_a_name_that_breaks_toml_does_not(tmp_path):
     assert init(tmp_path, "--name", 'a "b" \\ c\x7f') == 0
     assert config.load(tmp_path / "lifecycle.toml").name == 'a "b" \\ c\x7f'
+
+
+# --- a promise of latency ---------------------------------------------------------------------
+
+RECORDED = """
+from pathlib import Path
+from harness.lifecycle.serving import Kept, Serving
+from harness.records import Load
+
+kept = Kept(Load.from_bytes(Path("requests.bin").read_bytes()), {}, (), (), {})
+Serving.promised = lambda self, name, *, rerun=0: kept
+"""
+
+
+@pytest.mark.parametrize(("slow", "status", "outcome"), [(False, 0, "holds"), (True, 1, "fails")])
+def test_a_promised_latency_is_a_claim(tmp_path, slow, status, outcome):
+    """The claim that is written, on a load that was written by hand: 400 requests, or with one in seven over the limit."""
+    change = {i: {"first": 300_001} for i in range(60, 400, 7)} if slow else {}
+    assert init(tmp_path, "--model", "http://127.0.0.1:9/v1#mine", "--slo", "ttft_p95=300ms", "--rate", "20") == 0
+    (tmp_path / "requests.bin").write_bytes(Made(change=change).load().to_bytes())
+    (tmp_path / "conftest.py").write_text(RECORDED)
+    done = claims(tmp_path, "-k", "in_time")
+    assert done.returncode == status, done.stdout
+    assert outcomes(tmp_path) == {"L1.ttft_p95[mine]": outcome}
+
+
+def test_a_server_without_its_checkpoint_is_not_judged_and_says_what_is_missing(tmp_path, capsys):
+    with stub.start({}) as running:
+        url = f"{running.target.base_url}/v1#{running.target.model}"
+        assert init(tmp_path, "--model", url, "--slo", "ttft_p50=150ms") == 0
+        assert "--checkpoint hf:FOLDER" in capsys.readouterr().out
+        done = claims(tmp_path, "-k", "in_time")
+    assert done.returncode == 8 and "nobody knows what" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--slo", "ttft_p95=2s"], "cannot be served"),
+        (["--model", "hf:m", "--slo", "ttft_p95=2"], "with its unit"),
+        (["--model", "hf:m", "--slo", "tttf_p95=2s"], "ttft"),
+        (["--model", "hf:m", "--slo", "ttft_p95=2s", "--rate", "nan"], "above 0"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_refused(tmp_path, args, said, capsys):
+    assert init(tmp_path / "p", *args) == 1
+    assert said in capsys.readouterr().err and not (tmp_path / "p").exists()
