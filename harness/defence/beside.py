@@ -49,7 +49,7 @@ class Rows:
     """The rows of both sides, paired by item, arm and replicate.
 
     ``arms``: how many rows of an arm are larger and smaller in the rerun, of how many. Apart, for what one gains must not
-    hide what another loses.
+    hide what another loses. ``reweighted``: rows that stand for another number of units or tokens.
     """
 
     old: int = 0
@@ -58,6 +58,7 @@ class Rows:
     only_old: int = 0
     only_new: int = 0
     binary: bool = False
+    reweighted: int = 0
     arms: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     @property
@@ -210,14 +211,17 @@ def _golden(value: Any) -> Iterable[str]:
 
 def _rows(old: Sequence[Sample], new: Sequence[Sample]) -> Rows:
     was, now = ({(s.item, s.arm, s.replicate): s.value for s in side} for side in (old, new))
+    heavy, light = ({(s.item, s.arm, s.replicate): s.weight for s in side} for side in (old, new))
     both = was.keys() & now.keys()
+    reweighted = sum(not _same(heavy[key], light[key]) for key in both)
     arms: dict[str, tuple[int, int, int]] = {}
     for key in both:
         up, down, n = arms.get(key[1], (0, 0, 0))
         moved = _moved(was[key], now[key])
         arms[key[1]] = (up + (moved > 0), down + (moved < 0), n + 1)
     binary = bool(both) and all(value in (0.0, 1.0, None) for side in (was, now) for value in side.values())
-    return Rows(len(old), len(new), len(both), len(was.keys() - both), len(now.keys() - both), binary, dict(sorted(arms.items())))
+    only_old, only_new = len(was.keys() - both), len(now.keys() - both)
+    return Rows(len(old), len(new), len(both), only_old, only_new, binary, reweighted, dict(sorted(arms.items())))
 
 
 def _moved(was: float | None, now: float | None) -> int:
@@ -242,6 +246,8 @@ def _other_number(old: Kept, new: Kept, rows: Rows, surroundings: Sequence[str])
     fixed = not _series(old.measurement, claim["estimand"])
     if fixed and rows.both and rows.only_new and not rows.only_old and not rows.changed:
         return f"items are missing: {rows.only_new} of {rows.new} rows are not in the report, and all others came out the same"
+    if fixed and rows.reweighted:
+        return f"{rows.reweighted} of {rows.both} rows stand for another number of units: n = {was['n']} in the report, {now['n']} here"
     if was["low"] is not None or was["estimate"] is None or now["estimate"] is None or rows.binary:
         return ""
     if not fixed or _same(was["estimate"], now["estimate"]):
@@ -363,7 +369,7 @@ def _alike(each: Compared) -> bool:
         return all(each.inside)
     if old.get("estimate") is None or new.get("estimate") is None:
         return old.get("estimate") is new.get("estimate")
-    return _same(old["estimate"], new["estimate"]) and not (rows.binary and rows.changed)
+    return _same(old["estimate"], new["estimate"]) and not rows.changed
 
 
 def _how_alike(each: Compared) -> str:
@@ -384,7 +390,9 @@ def _explanation(each: Compared) -> str:
 
 def _flips(each: Compared) -> list[str]:
     rows = each.rows
-    if not rows.binary or not rows.changed:
+    if not rows.changed:
         return []
+    if not rows.binary:
+        return [f"{rows.changed} of {rows.both} rows with another value"] if each.inside is None else []
     allowed = f"R3 allows {each.limit:g}" if each.limit is not None else "no limit is declared for its set"
     return [f"{rows.changed} of {rows.both} rows changed ({rows.up} up, {rows.down} down; {allowed})"]

@@ -161,13 +161,12 @@ def same_pages(report: Path, tree: Tree) -> tuple[dict[str, str], list[str]]:
     pages = [name for name in _PAGES if (report / name).is_file()]
     kept = {name: (report / name).read_bytes() for name in pages}
     by: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(dir=tree.keep) as folder:
-        copy = Path(folder) / "report"
-        shutil.copytree(report, copy, symlinks=True)
-        rendering.write(copy)
-        nearest = {name: (copy / name).read_bytes() for name in pages}
-        by |= {name: "this harness" for name in pages if nearest[name] == kept[name]}
-        if len(by) < len(pages):
+    nearest = rendering.pages(report)
+    by |= {name: "this harness" for name in pages if nearest[name] == kept[name]}
+    if len(by) < len(pages):
+        with tempfile.TemporaryDirectory(dir=tree.keep) as folder:
+            copy = Path(folder) / "report"
+            shutil.copytree(report, copy, symlinks=True)
             command = [sys.executable, "-m", "harness", "report", str(copy)]
             done = subprocess.run(command, cwd=tree.root, env=tree.environment, capture_output=True, text=True, errors="replace")
             again = {name: (copy / name).read_bytes() for name in pages if not done.returncode}

@@ -157,6 +157,20 @@ def test_exact_rows_that_change_both_ways_are_not_called_the_same():
     assert "2 of 4 rows changed" in found.why
 
 
+def test_rows_that_stand_for_fewer_units_are_named():
+    claim = Claim("a.share", "no row has findings", at_most(0.0), estimand="exact_share")
+    old, new = (kept(claim, Measurement("findings", (Sample("clean", 0.0, weight=n),))) for n in (500.0, 560.0))
+    found = outcome(old, new)
+    assert found.outcome == CONTRADICTS
+    assert "another number of units: n = 500 in the report, 560 here" in found.why
+
+
+def test_an_exact_row_that_is_not_the_worst_counts_too():
+    claim = Claim("a.each", "at most 7", at_most(7.0), estimand="exact")
+    old, new = (kept(claim, Measurement("bits", (Sample("a", 5.0), Sample("b", value)))) for value in (3.0, 4.0))
+    assert outcome(old, new).outcome == EXPLAINED
+
+
 def test_speeds_differ_as_far_as_their_intervals_say():
     claim = Claim("a.speed", "as fast", at_least(0.9), estimand="run_ratio")
 
