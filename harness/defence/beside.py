@@ -37,6 +37,7 @@ __all__ = [
 
 AGREES, EXPLAINED, CONTRADICTS, NOT_RERUN = "agrees", "differs within explainable variance", "contradicts", "not rerun"
 
+_TOLD = 2  # of the tests that a claim contradicts by, the clearest; the page shows all p-values
 _ROUNDING = 1e-6  # relative: the same number, added up in another order
 _ROOM = 0.5  # of the way to the bound: digits that could not have decided the verdict
 _MEASURED = re.compile(r"(_s|bytes|memory\w*|_growth|bottleneck|speed|tokens_per_\w+)$")  # by a clock or a gauge: never twice the same
@@ -119,19 +120,20 @@ def compare(
 ) -> Compared:
     """One claim that both sides left evidence of. ``surroundings`` are the facts of the machine that differ."""
     claim = old.record["claim"]
-    made = replace(settled(old, stage, "", ""), new=new.verdict)
+    rows = _rows(old.rows, new.rows)
+    made = replace(settled(old, stage, "", ""), new=new.verdict, rows=rows)
     if told := _differing(claim, new.record["claim"]):
         return replace(made, settled=CONTRADICTS if same_code else NOT_RERUN, why=f"the claim is another: {told}")
     outcome, why = _without_numbers(old, new)
     if outcome:
         return replace(made, settled=outcome, why=why)
-    rows, artifacts = _rows(old.rows, new.rows), _other_subjects(old, new)
+    artifacts = _other_subjects(old, new)
     moved = "" if artifacts else _other_number(old, new, rows, surroundings)
     if moved:
-        return replace(made, rows=rows, settled=CONTRADICTS, why=moved)
+        return replace(made, settled=CONTRADICTS, why=moved)
     limit, inside = _limit(new.measurement, limits), _inside(old.verdict, new.verdict)
     tests = _tests(old, new, rows, limit, same_subject=not artifacts)
-    return replace(made, inside=inside, rows=rows, limit=limit, tests=tests, changed=artifacts)
+    return replace(made, inside=inside, limit=limit, tests=tests, changed=artifacts)
 
 
 def settled(old: Kept, stage: str, outcome: str, why: str) -> Compared:
@@ -339,7 +341,7 @@ def _decided(each: Compared, significant: tuple[str, ...]) -> Compared:
     if each.settled:
         outcome, why = each.settled, each.why
     elif significant:
-        outcome, why = CONTRADICTS, "; ".join(_told(each, name) for name in significant)
+        outcome, why = CONTRADICTS, "; ".join(_told(each, name) for name in sorted(significant, key=each.tests.__getitem__)[:_TOLD])
     elif _alike(each):
         outcome, why = AGREES, _how_alike(each)
     else:
@@ -375,7 +377,7 @@ def _alike(each: Compared) -> bool:
 def _how_alike(each: Compared) -> str:
     rows = each.rows
     if not rows.changed and not rows.only_old and not rows.only_new:
-        return f"all {rows.both} rows came out the same" if rows.both else "the same"
+        return f"all {rows.both} rows came out the same" if rows.both > 1 else "the same number"
     return "; ".join(["each estimate inside the other's interval" if each.inside else "the same number", *_flips(each), *each.changed])
 
 

@@ -120,7 +120,7 @@ def _claim(each: Record) -> str:
     rows = each["rows"]
     p = "".join(f'<span class="sub">{said(name)}: p = {number(value)}</span>' for name, value in each["tests"].items())
     flips = f"{rows['changed']} of {rows['both']}" if rows["both"] else DASH
-    limit = f'<span class="sub">R3 allows {number(each["limit"])}</span>' if each["limit"] is not None else ""
+    limit = f'<span class="sub">R3 allows {number(each["limit"])}</span>' if any(name.startswith("rate") for name in each["tests"]) else ""
     return (
         f'<tr><td>{_sign(each["outcome"])}</td><th scope="row" class="claim"><bdi>{said(each["claim"], 200)}</bdi>'
         f'<span class="muted">{said(each["text"], 300)}</span><span class="why">{said(each["why"], 600)}</span></th>'

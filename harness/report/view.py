@@ -112,6 +112,9 @@ _TITLES = {
     "E6": "The gates: size and power at the n in use",
     "E7": "Sample size: planned before it was spent",
     "G1": "Golden sets: the ones that were approved",
+    "CD1": "Defence: measured again in a clean clone",
+    "R1": "One command yields the report",
+    "R9": "Elsewhere: the same verdicts",
 }
 
 # Rows of these are looked at one by one; the rest is told by its statistics.
