@@ -12,7 +12,7 @@
     export   a run for other tools: CTRF, JUnit, in-toto, SARIF
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
-    history  one claim over many runs, and where it changed
+    history  claims over many runs, where they changed, and which are flaky
     baseline approve evidence on purpose, and hold runs against it
     load     whether a server keeps its latency limits at a rate
     defend   measure what a report claims again, in a clean clone, and set old beside new
@@ -69,6 +69,7 @@ _ELSEWHERE = {
     "init": ("harness.starter.command", "a project of your own: lifecycle file, golden set, first claim, CI"),
     "golden": ("harness.starter.golden_command", "golden sets: make one from JSONL or CSV, check them, what their n can show"),
     "baseline": ("harness.history.approval", "approve evidence on purpose, and hold runs against it"),
+    "history": ("harness.history.command", "claims over many runs, where they changed, and which are flaky"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "dossier": ("harness.dossier.command", "reproduce, bisect and prove a defect, and leave a test that stays"),
@@ -163,15 +164,6 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         "--numbers", type=Path, metavar="FILE", help="write where every number of the pages comes from; the run stays as it is"
     )
     report.set_defaults(verb=_report)
-
-    history = verbs.add_parser(
-        "history", help="claims over many runs, and where they changed", formatter_class=shape,
-        epilog="example: python -m harness history reports/*-full-* --claim Q1.accuracy",
-    )  # fmt: skip
-    history.add_argument("run", type=Path, nargs="*", help="folders of runs, in any order (default: all under reports/)")
-    history.add_argument("--claim", action="append", default=[], metavar="ID", help="only claims whose id begins so; repeatable")
-    history.add_argument("--alpha", type=float, default=0.05, help="chance of a false alarm among all the histories (default .05)")
-    history.set_defaults(verb=_history)
 
     for name, (module, text) in _ELSEWHERE.items():
         if name == verb:
@@ -482,20 +474,6 @@ def _numbers(run: Path, to: Path) -> int:
         print(line, file=sys.stderr)
     print(f"{found.sentence}; the map is in {to}")
     return 1 if found.problems else 0
-
-
-def _history(args: argparse.Namespace) -> int:
-    from harness import history
-
-    runs = args.run or sorted(path.parent for path in Path("reports").glob("*/plan.json"))
-    if not 0 < args.alpha < 0.5:
-        raise HarnessError(f"--alpha {args.alpha}: expected 0 < alpha < 0.5")
-    found, left_out = history.histories(runs, args.claim, args.alpha)
-    if not found:
-        raise HarnessError("no history: " + ("; ".join(left_out) or f"no claim begins with {', '.join(args.claim)}" if runs else "no run"))
-    for line in history.lines(found, left_out, args.alpha):
-        print(line)
-    return 0
 
 
 if __name__ == "__main__":

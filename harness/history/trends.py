@@ -11,14 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness import evidence
-from harness.errors import HarnessError
-from harness.recheck import seal_of
+from harness.history.reading import Said, Seen, read
 from harness.stats.changes import Change, change_points
 
-__all__ = ["History", "Point", "histories", "lines"]
+__all__ = ["History", "Point", "histories", "histories_of", "lines", "usable"]
 
 SHORTEST = 5  # runs on each side of a change
 
@@ -31,6 +28,8 @@ class Point:
     finished: str
     outcome: str
     estimate: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,49 +46,51 @@ def histories(runs: Sequence[Path], claims: Sequence[str] = (), alpha: float = 0
 
     ``alpha`` is the chance that any of the histories shows a change where none changed: each gets its share.
     """
-    kept, left_out = _usable(runs)
+    kept, left_out = usable([read(run) for run in runs])
+    found, otherwise = histories_of(kept, claims, alpha)
+    return found, [*left_out, *otherwise]
+
+
+def usable(runs: Sequence[Seen]) -> tuple[list[Seen], list[str]]:
+    """Runs that may stand side by side, oldest first, those of one instant by name; and what was left out, and why."""
+    kept: list[Seen] = []
+    left_out = []
+    seals: dict[str, Path] = {}
+    for one in runs:
+        problem = one.problem or (f"the same run as {seals[one.seal]}" if one.seal in seals else "")
+        if problem:
+            left_out.append(f"{one.run}: {problem}")
+            continue
+        seals[one.seal] = one.run
+        kept.append(one)
+        left_out += [f"{one.run}: {note}" for note in one.notes]
+    kept.sort(key=lambda one: (one.finished, one.run.name, str(one.run)))
+    newest = kept[-1].beside if kept else ""
+    left_out += [f"{one.run}: of another lifecycle, or on other golden sets, than the newest run" for one in kept if one.beside != newest]
+    return [one for one in kept if one.beside == newest], left_out
+
+
+def histories_of(runs: Sequence[Seen], claims: Sequence[str] = (), alpha: float = 0.05) -> tuple[list[History], list[str]]:
+    """``histories`` of runs that were read and are ``usable``, oldest first."""
     found: dict[str, list[Point]] = {}
     measured_as: dict[str, tuple[str, str]] = {}
-    for finished, run in reversed(kept):  # the newest says what is measured
-        for path in sorted((run / "evidence").glob("*.json")):
-            record = evidence.read_json(path)
-            name, verdict, kind = record["claim"]["id"], record["verdict"], record["claim"]["estimand"]
-            wanted = not claims or name.startswith(tuple(claims))
-            if not wanted or kind == "exact" or verdict["estimate"] is None:
-                continue
-            how = (kind, (record["measurement"] or {}).get("metric", ""))
-            if measured_as.setdefault(name, how) != how:
-                left_out.append(f"{run}: {name} was measured as {' of '.join(how)}, now {' of '.join(measured_as[name])}")
-                continue
-            found.setdefault(name, []).insert(0, Point(run.name, finished, verdict["outcome"], verdict["estimate"]))
-    long = sum(len(points) >= 2 * SHORTEST for points in found.values())
-    return [History(name, tuple(points), _changes(name, points, alpha, long)) for name, points in sorted(found.items())], left_out
-
-
-def _usable(runs: Sequence[Path]) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Runs that may stand side by side, oldest first."""
-    kept: list[tuple[str, Path, Any]] = []
     left_out = []
-    seen: dict[str, Path] = {}
-    for run in runs:
-        try:
-            seal, problems = seal_of(run)
-            plan, facts = evidence.read_json(run / evidence.PLAN), evidence.read_json(run / "run.json")
-            if problems:
-                left_out.append(f"{run}: its seal is broken: {problems[0]}")
-            elif plan["tier"] == "smoke":
-                left_out.append(f"{run}: tier smoke, a subset")
-            elif seal in seen:
-                left_out.append(f"{run}: the same run as {seen[seal]}")
-            else:
-                seen[seal] = run
-                kept.append((facts["finished"], run, (plan["lifecycle"], plan["golden"])))
-        except (HarnessError, KeyError, TypeError) as error:
-            left_out.append(f"{run}: not a finished run ({error})")
-    kept.sort(key=lambda entry: (entry[0], entry[1].name))
-    newest = kept[-1][2] if kept else None
-    left_out += [f"{run}: of another lifecycle, or on other golden sets, than the newest run" for _, run, of in kept if of != newest]
-    return [(finished, run) for finished, run, of in kept if of == newest], left_out
+    for one in reversed(runs):  # the newest says what is measured
+        for said in one.said:
+            if (claims and not said.claim.startswith(tuple(claims))) or said.kind == "exact" or said.estimate is None:
+                continue
+            how = (said.kind, said.metric)
+            if measured_as.setdefault(said.claim, how) != how:
+                left_out.append(f"{one.run}: {said.claim} was measured as {' of '.join(how)}, now {' of '.join(measured_as[said.claim])}")
+                continue
+            found.setdefault(said.claim, []).append(_point(one, said, said.estimate))
+    long = sum(len(points) >= 2 * SHORTEST for points in found.values())
+    made = ((name, points[::-1]) for name, points in sorted(found.items()))
+    return [History(name, tuple(points), _changes(name, points, alpha, long)) for name, points in made], left_out
+
+
+def _point(one: Seen, said: Said, estimate: float) -> Point:
+    return Point(one.run.name, one.finished, said.outcome, estimate, said.low, said.high)
 
 
 def _changes(name: str, points: Sequence[Point], alpha: float, histories: int) -> tuple[Change, ...] | None:

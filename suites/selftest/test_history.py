@@ -95,6 +95,6 @@ def test_what_is_measured_otherwise_is_not_joined(tmp_path):
 
 
 def test_the_verb(runs, capsys):
-    assert main(["history", *map(str, runs[:12]), "--claim", "Q1.rate[b]"]) == 0
+    assert main(["history", *map(str, runs[:12]), "--claim", "Q1.rate[b]", "--no-index"]) == 0
     assert "Q1.rate[b]  12 runs" in capsys.readouterr().out
-    assert main(["history", str(runs[0].parent / "absent")]) == 1
+    assert main(["history", str(runs[0].parent / "absent"), "--no-index"]) == 1
