@@ -1,6 +1,7 @@
 """Small projects with a defect whose cause is known, and twins of them without it. Shell scripts, so that a run takes milliseconds.
 
-``Case.argv`` is what ``python -m harness dossier`` is asked; ``truth`` what it must find: the subject of a commit, or pieces.
+``Case.argv`` is what ``python -m harness dossier`` is asked; ``truth`` what it must find: the subject of a commit, or pieces; ``cure``
+what mends the project at its bad end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["CASES", "TWINS", "Case", "make"]
 
@@ -28,6 +30,7 @@ class Case:
     truth: tuple[str, ...] = ()
     hunks: int = 0
     outcome: str = "found"
+    cure: tuple[str, str, str] = ("", "", "")  # in which file what must be replaced by what, and all is well
 
     @property
     def of_commits(self) -> bool:
@@ -52,6 +55,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 _SAID = {"NAME": "nobody", "EMAIL": "nobody@example.invalid", "DATE": "2026-01-01T00:00:00Z"}
 
+_TAX = ("app.sh", "tax=21", "tax=20")
 _APP = "# a shop\nprice=100\n\ntax=20\n\nname=shop\n\nshipping=5\n\nunit=cent\n"
 _CHECK = '. ./app.sh || exit 125\n[ "$((price + price * tax / 100 + shipping))" -eq 125 ] || exit 1\n'
 
@@ -80,16 +84,19 @@ def _history(folder: Path, edits: Mapping[int, Edit], check: str = _CHECK, app: 
         git(folder, "commit", "-q", "-m", f"change {number}")
 
 
-def _asked(name: str, folder: Path, *more: str, truth: str = f"change {BROKEN}", hunks: int = 1, **said: str) -> Case:
+def _asked(name: str, folder: Path, *more: str, truth: str = f"change {BROKEN}", hunks: int = 1, **said: Any) -> Case:
     argv = ("--command", "sh check.sh", "--good", "HEAD~12", "--bad", "HEAD", *more)
-    return Case(name, folder, argv, (truth,) if said.get("outcome", "found") == "found" else (), hunks, **said)
+    told = {"cure": _TAX, **said}
+    return Case(name, folder, argv, (truth,) if said.get("outcome", "found") == "found" else (), hunks, **told)
 
 
 def slip(folder: Path) -> Case:
     """One of four changes of a commit is wrong; a later commit mends it."""
     harmless = (("name=shop", "name=store"), ("unit=cent", "unit=euro-cent"))
     _history(folder, {BROKEN: _swap(("tax=20", "tax=21"), *harmless), COMMITS: _swap(("tax=21", "tax=20"))})
-    return Case("slip", folder, ("--command", "sh check.sh", "--good", "HEAD~12", "--bad", "HEAD~1", "--fix", "HEAD"), ("change 7",), 1)
+    return Case(
+        "slip", folder, ("--command", "sh check.sh", "--good", "HEAD~12", "--bad", "HEAD~1", "--fix", "HEAD"), ("change 7",), 1, cure=_TAX
+    )
 
 
 def pair(folder: Path) -> Case:
@@ -100,7 +107,7 @@ def pair(folder: Path) -> Case:
 
 
 def unbuildable(folder: Path) -> Case:
-    """The two commits before it cannot be run, others before fail in another way."""
+    """A commit behind it cannot be run, one before it fails in another way."""
     edits = {
         3: _swap(("name=shop", "name=shop; exit 3")),
         4: _swap(("name=shop; exit 3", "name=shop")),
@@ -120,7 +127,7 @@ def crash(folder: Path) -> Case:
         BROKEN: _swap(("name=shop", "kill -SEGV $$")),
     }
     _history(folder, edits)
-    return _asked("crash", folder)
+    return _asked("crash", folder, cure=("app.sh", "kill -SEGV $$", "name=shop"))
 
 
 def merged(folder: Path) -> Case:
@@ -138,7 +145,7 @@ def merged(folder: Path) -> Case:
     (folder / "after.txt").write_text("after\n")
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "after")
-    return Case("merged", folder, ("--command", "sh check.sh", "--good", "HEAD~5", "--bad", "HEAD"), ("branch 1",), 1)
+    return Case("merged", folder, ("--command", "sh check.sh", "--good", "HEAD~5", "--bad", "HEAD"), ("branch 1",), 1, cure=_TAX)
 
 
 # Two in five runs, by a counter: a history of chances that is the same each time.
@@ -176,7 +183,7 @@ def of_flags(folder: Path) -> Case:
     """A pair of fifteen flags."""
     (folder / "serve.sh").write_text(_BY_FLAGS)
     argv = ("--command", "sh serve.sh {flags}", f"--flags={' '.join(_FLAGS)}")
-    return Case("flags", folder, argv, ("--rope-scaling linear", "--rope-freq-scale .8"))
+    return Case("flags", folder, argv, ("--rope-scaling linear", "--rope-freq-scale .8"), cure=("serve.sh", "seen=", "exit 0"))
 
 
 def of_settings(folder: Path) -> Case:
@@ -187,7 +194,9 @@ def of_settings(folder: Path) -> Case:
         (folder / name).write_text(json.dumps(config))
     (folder / "read.sh").write_text('if grep -q \'"batch": 16\' "$1" && grep -q \'"reuse": true\' "$1"; then exit 1; fi\n')
     argv = ("--command", "sh read.sh {config}", "--good-config", "good.json", "--bad-config", "bad.json")
-    return Case("settings", folder, argv, ("serve.batch: 8 -> 16", "serve.cache.reuse: (absent) -> true"))
+    return Case(
+        "settings", folder, argv, ("serve.batch: 8 -> 16", "serve.cache.reuse: (absent) -> true"), cure=("read.sh", "exit 1", "exit 0")
+    )
 
 
 def of_items(folder: Path) -> Case:
@@ -195,7 +204,13 @@ def of_items(folder: Path) -> Case:
     rows = [json.dumps({"id": i, "text": f"row {i}"}) for i in range(60)]
     (folder / "rows.jsonl").write_text("".join(f"{row}\n" for row in rows))
     (folder / "read.sh").write_text("""! awk '/"id": 11,/ {seen = 1} /"id": 48,/ && seen {wrong = 1} END {exit !wrong}' "$1"\n""")
-    return Case("items", folder, ("--command", "sh read.sh {items}", "--items", "rows.jsonl"), (rows[11], rows[48]))
+    return Case(
+        "items",
+        folder,
+        ("--command", "sh read.sh {items}", "--items", "rows.jsonl"),
+        (rows[11], rows[48]),
+        cure=("read.sh", "wrong = 1", "wrong = 0"),
+    )
 
 
 # --- twins --------------------------------------------------------------------------------------------

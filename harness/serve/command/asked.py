@@ -23,7 +23,7 @@ from harness.serve.workload import Workload, fixed, golden_prompts, synthetic
 from harness.serve.workload.bodies import spoken
 from harness.types import Claim, Measurement, Prompt, Sampling, Subject
 
-__all__ = ["Asked", "Parity", "machine", "numbers", "schedule", "target", "workload"]
+__all__ = ["Asked", "Parity", "guarding", "machine", "numbers", "schedule", "target", "workload"]
 
 _SLOTS = 100_000  # of a closed loop
 _AHEAD_S = 86_400.0  # that a start may lie ahead: a later one is a slip
@@ -310,6 +310,12 @@ def _prompts(path: Path) -> list[Prompt]:
 # --- parity -----------------------------------------------------------------------------------------
 
 
+def guarding(path: Path | None) -> list[Prompt]:
+    """What a boot is held against its reference with: the first prompts of a file, or ours."""
+    ours = [Prompt(f"p{i}", ({"role": "user", "content": question},)) for i, question in enumerate(_QUESTIONS)]
+    return (_prompts(path) if path else ours)[:_GUARD]
+
+
 class Parity:
     """What the reference says, asked once; ``check`` holds the server against it, and tells ``say`` by which numbers it held.
     Silent with --unchecked."""
@@ -322,12 +328,7 @@ class Parity:
     def _ask(self, args: argparse.Namespace) -> None:
         from harness.serve.parity.expected import by_reference
 
-        known = (
-            _prompts(args.prompts)
-            if args.prompts
-            else [Prompt(f"p{i}", ({"role": "user", "content": q},)) for i, q in enumerate(_QUESTIONS)]
-        )
-        prompts, self.room = known[:_GUARD], min(args.output_tokens, 64)
+        prompts, self.room = guarding(args.prompts), min(args.output_tokens, 64)
         self.expected, self.allowed = by_reference(self.folder, prompts, Sampling(max_tokens=self.room))
 
     def check(self) -> list[str]:
