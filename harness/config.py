@@ -395,11 +395,17 @@ def load(path: Path) -> Settings:
 
 def _anchored(spec: SubjectSpec, root: Path) -> SubjectSpec:
     """A path of the file is relative to its project, wherever a run is started. What is no path (a hub's name) stays."""
-    first, plus, base = spec.location.partition("+hf:" if spec.scheme == "adapter" else "\0")
     if spec.recipe or spec.scheme not in ("gguf", "fake", "hf", "vllm", "adapter"):
         return spec
-    parts = [str(root / part) if (root / part).exists() and not part.startswith("~") else part for part in (first, base) if part]
-    return replace(spec, location=plus.join(parts))
+    first, plus, base = spec.location.partition("+hf:" if spec.scheme == "adapter" else "\0")
+    hub = spec.scheme in ("hf", "vllm")
+    return replace(spec, location=f"{_below(root, first, hub=hub)}{plus}{_below(root, base, hub=True)}")
+
+
+def _below(root: Path, path: str, *, hub: bool) -> str:
+    """``path`` below ``root``; as it is where it may be a hub's name and no such folder is here."""
+    found = root / path
+    return path if not path or path.startswith("~") or (hub and not found.exists()) else str(found)
 
 
 def default_path(root: Path) -> Path:

@@ -22,7 +22,7 @@ __all__ = ["CI", "Asked", "Written", "example", "planned", "write"]
 _TEMPLATES = Path(__file__).parent / "templates"
 _EXTRAS = {"hf": "hf", "adapter": "train", "gguf": "llamacpp", "http": "openai", "https": "openai"}  # scheme -> what its engine needs
 _IGNORED = ("reports/", ".harness/")
-_MEASURES = {"answers": "exact_match", "json_extraction": "exact_match", "code": "exact_match", "multiple_choice": "multiple_choice"}
+_ANSWERED = ("answers", "json_extraction", "code", "multiple_choice")
 _WRONG = {"mine": 3, "old": 6}  # of the example's made-up answers, so that its verdicts are no round numbers
 
 CI: Mapping[str, str] = {"github": ".github/workflows/claims.yml", "gitlab": ".gitlab/claims.yml"}
@@ -69,9 +69,9 @@ def example(approved_by: str) -> sets.Made:
 def planned(root: Path, asked: Asked) -> tuple[dict[Path, bytes], list[str]]:
     """Every file with its content, and what remains to be done by hand. Nothing is written. Raises HarnessError for what cannot be."""
     made = asked.made
-    if made.kind not in _MEASURES:
+    if made.kind not in _ANSWERED:
         raise ConfigError(
-            f"golden set {made.name}: kind {made.kind!r} has no answers to claim anything of; expected {', '.join(_MEASURES)}"
+            f"golden set {made.name}: kind {made.kind!r} has no answers to claim anything of; expected {', '.join(_ANSWERED)}"
         )
     subjects = {"mine": asked.model or _FAKE.format("mine")}
     if asked.against or asked.is_example:
@@ -142,7 +142,7 @@ def _served(asked: Asked) -> str:
 
 
 def _claims(root: Path, made: sets.Made, *, compared: bool) -> dict[Path, bytes]:
-    said = {"set": made.name, "n": len(made.rows), "measure": _MEASURES[made.kind]}
+    said = {"set": made.name, "n": len(made.rows)}
     found = {root / "claims" / "test_mine.py": _fill("test_mine.py", claim=json.dumps(f"{made.name}.accuracy"), **said)}
     if compared:
         margin = max(0.01, math.ceil(sets.margin(len(made.rows)) * 100) / 100)

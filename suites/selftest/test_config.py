@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import Claim, at_least, non_inferior
-from harness.config import load, parse_subject
+from harness.config import default_path, load, parse_subject
 from harness.errors import ConfigError
 
 pytestmark = pytest.mark.selftest
@@ -155,3 +155,25 @@ def test_a_server_promises_what_the_file_says(tmp_path):
 def test_a_server_that_is_told_wrongly_is_refused(tmp_path, table, said):
     with pytest.raises(ConfigError, match=said):
         _serve(tmp_path, table)
+
+
+def test_paths_of_the_file_are_of_its_project(tmp_path):
+    """Wherever a run is started; a hub's name and a home folder stay what they are."""
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "lifecycle.toml"
+    path.write_text(
+        '[subjects]\na = "hf:model"\nb = "hf:org/model@main"\nc = "gguf:x.gguf"\nd = "gguf:~/x.gguf"\ne = "adapter:lora+hf:model"\n'
+        'f = "adapter:lora+hf:org/model"\ng = "vllm:recipe:tuned"\nh = "fake:/x.json"\ni = "http://h/v1#m"\n'
+    )
+    found = {name: spec.location for name, spec in load(path).subjects.items()}
+    here = str(tmp_path)
+    assert found == {
+        "a": f"{here}/model", "b": "org/model@main", "c": f"{here}/x.gguf", "d": "~/x.gguf", "e": f"{here}/lora+hf:{here}/model",
+        "f": f"{here}/lora+hf:org/model", "g": "recipe:tuned", "h": "/x.json", "i": "http://h/v1#m",
+    }  # fmt: skip
+
+
+def test_the_lifecycle_file_of_a_project_is_found(tmp_path):
+    assert default_path(tmp_path) == tmp_path / "fixtures" / "lifecycle.toml"
+    (tmp_path / "lifecycle.toml").write_text("")
+    assert default_path(tmp_path) == tmp_path / "lifecycle.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -32,7 +33,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def claims(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """pytest as a user starts it, in the folder that was written."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:benchmark", "claims", "--run-dir", "reports/run", *args]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "HARNESS_STORE": f"{folder}/store"})
 
 
 def outcomes(folder: Path) -> dict[str, str]:
