@@ -9,7 +9,7 @@
     compare  two subjects, or two files of results, item by item: health, scores, flips, verdict
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
-    export   a run for other tools: CTRF, JUnit, in-toto, SARIF
+    export   a run for other tools (CTRF, JUnit, in-toto, SARIF), and its model card
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
     history  claims over many runs, where they changed, and which are flaky
@@ -71,8 +71,8 @@ _ELSEWHERE = {
     "baseline": ("harness.history.approval", "approve evidence on purpose, and hold runs against it"),
     "history": ("harness.history.command", "claims over many runs, where they changed, and which are flaky"),
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
-    "export": ("harness.report.exports.command", "a run for other tools: CTRF, JUnit, in-toto, SARIF"),
     "dossier": ("harness.dossier.command", "reproduce, bisect and prove a defect, and leave a test that stays"),
+    "export": ("harness.report.exports.command", "a run for other tools (CTRF, JUnit, in-toto, SARIF), and its model card"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
     "load": ("harness.serve.command", "whether a server keeps its latency limits at a rate"),
 }

@@ -123,6 +123,12 @@ def settings_of(config: pytest.Config) -> Settings:
         raise pytest.UsageError(str(error)) from error
 
 
+def run_folder(config: pytest.Config) -> Path | None:
+    """Where the evidence of this session lies; None in one without claims."""
+    run = config.stash.get(_RUN, None)
+    return run.folder if run is not None else None
+
+
 def tier_of(config: pytest.Config) -> str:
     """The name of the tier of this session."""
     return _option(config, "tier") or "full"

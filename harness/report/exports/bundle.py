@@ -16,7 +16,7 @@ from harness.recheck import recheck
 from harness.report import view
 from harness.report.view import ClaimView, RunView
 
-__all__ = ["Bundle", "Standing", "as_json", "finished", "of_evidence", "opened", "result", "sha256", "standing", "subjects"]
+__all__ = ["Bundle", "Standing", "as_json", "finished", "of_evidence", "opened", "result", "seal", "sha256", "standing", "subjects"]
 
 Standing = Literal["passed", "warned", "failed"]
 
@@ -51,6 +51,14 @@ def of_evidence(run: Path, seal: str = "") -> Bundle:
     """The run as it lies there. Whether it is whole, the caller knows."""
     seen = view.load(run)
     return Bundle(run, seal, seen, {c.file: evidence.read_json(run / c.file) for c in seen.claims if c.file})
+
+
+def seal(run: Path) -> str:
+    """The seal as the bundle states it; EvidenceError where it states none. Nothing is checked."""
+    said = evidence.read_json(run / evidence.BUNDLE)
+    if not sha256(said.get("seal") if isinstance(said, dict) else None):
+        raise EvidenceError(f"{run / evidence.BUNDLE}: states no seal; expected the bundle of a finished run")
+    return str(said["seal"])
 
 
 def standing(claim: ClaimView, run: RunView) -> Standing:
