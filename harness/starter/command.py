@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
 
 if TYPE_CHECKING:
     from harness.starter import project, sets
@@ -69,6 +69,15 @@ def add_parser(verbs: Any) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
+    try:
+        return _begun(args)
+    except OSError as error:  # a file or a folder that may not be read
+        if isinstance(error, HarnessError):
+            raise
+        raise ConfigError(f"{error.filename}: {error.strerror}; init reads what stands in the folder before it writes") from error
+
+
+def _begun(args: argparse.Namespace) -> int:
     from harness.starter import project
 
     root = Path(os.path.abspath(args.folder))

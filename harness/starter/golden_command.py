@@ -14,6 +14,8 @@ from harness.errors import GoldenError, HarnessError
 
 __all__ = ["add_parser", "approver", "columns"]
 
+_ANSWERED = ("answers", "json_extraction", "code", "multiple_choice")
+
 _HELP = """what a file may hold, told from its columns (or say it: --kind):
   answers           prompt, target            a question and its answer: a text, a number, or a list of accepted ones
   json_extraction   input, target             target is an object of texts; --prompt says how it is asked
@@ -153,7 +155,7 @@ def _show_set(name: str, folder: Path) -> int:
     print(f"  licence {found.licence}; source {found.source}; approved by {said['approved_by']}")
     for line in _asked(found):
         print(f"  {line}")
-    for line in sets.shows(found.n):  # some take seconds
+    for line in sets.shows(found.n) if found.kind in (*_ANSWERED, "refusals") else ():  # some take seconds
         print(f"  {line}", flush=True)
     return 0
 
@@ -182,7 +184,7 @@ def _scorer(found: Any) -> str:
     """The name of a set's scorer, with every item's own checked; "" for kinds that have none."""
     from harness.evals import scorers
 
-    if found.kind not in ("answers", "json_extraction", "code", "multiple_choice"):
+    if found.kind not in _ANSWERED:
         return ""
     scorers.digest(found)
     return scorers.of_set(found).name

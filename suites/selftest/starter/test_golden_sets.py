@@ -172,6 +172,30 @@ def test_add_check_show_and_a_changed_byte(here, capsys):
     assert "refused  tickets" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("n", "lines"),
+    [
+        (10, ["at least 0.8: cannot be shown, not even with 10 of 10 right; that takes 14", "not worse than another: by 39.5 points, "]),
+        (
+            560,
+            ["at least 0.8: shown with 464 of 560 right (82.9%)", "not worse than another: by 3.5 points (normal formula)", "better than"],
+        ),
+    ],
+)
+def test_what_an_n_can_show(n, lines):
+    found = list(sets.shows(n))
+    assert len(found) == len(lines) and all(line.startswith(said) for line, said in zip(found, lines, strict=True)), found
+
+
+@pytest.mark.parametrize("n", [14, 60, 137, 560])
+def test_the_number_that_must_be_right_is_the_binomial_one(n):
+    from scipy.stats import binom
+
+    first = next(iter(sets.shows(n)))
+    k = int(first.split("shown with ")[1].split(" of ")[0])
+    assert binom.sf(k - 1, n, 0.80) <= 0.05 < binom.sf(k - 2, n, 0.80)
+
+
 def test_another_set_is_added_and_none_is_replaced(here, capsys):
     put(here, "one.jsonl", LINES)
     put(here, "two.csv", "prompt,target\nq,a\n")
