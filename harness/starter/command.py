@@ -94,7 +94,7 @@ def _begun(args: argparse.Namespace) -> int:
         args.name or root.name, made, model, against, checkpoint, _promised(args.slo), args.rate, tuple(dict.fromkeys(args.ci)), is_example
     )  # fmt: skip
     written = project.write(root, *project.planned(root, asked))
-    project.verified(root)
+    project.verify(root)
     _told(root, written)
     _next(root, asked)
     return 0

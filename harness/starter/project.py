@@ -17,7 +17,7 @@ from harness.errors import ConfigError
 from harness.starter import files, sets
 from harness.store import digest_json
 
-__all__ = ["CI", "Asked", "Written", "example", "planned", "write"]
+__all__ = ["CI", "Asked", "Written", "ci_files", "example", "planned", "verify", "write"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _EXTRAS = {"hf": "hf", "adapter": "train", "gguf": "llamacpp", "http": "openai", "https": "openai"}  # scheme -> what its engine needs
@@ -68,7 +68,9 @@ def example(approved_by: str) -> sets.Made:
 
 def planned(root: Path, asked: Asked) -> tuple[dict[Path, bytes], list[str]]:
     """Every file with its content, and what remains to be done by hand. Nothing is written. Raises HarnessError for what cannot be."""
-    made = asked.made
+    made, other = asked.made, root / "fixtures" / "lifecycle.toml"
+    if other.is_file():
+        raise ConfigError(f"{other}: this project has its lifecycle file there; a second one would hide it. Take another folder")
     if made.kind not in _ANSWERED:
         raise ConfigError(
             f"golden set {made.name}: kind {made.kind!r} has no answers to claim anything of; expected {', '.join(_ANSWERED)}"
@@ -251,6 +253,9 @@ def ci_files(root: Path, systems: Sequence[str]) -> tuple[dict[Path, bytes], lis
             found[pipeline] = include.encode()
         elif CI["gitlab"] not in pipeline.read_text("utf-8", "replace"):
             by_hand.append(f"{pipeline.name} stands there and was left alone; add to it:\n{include.rstrip()}")
+    above = next((folder for folder in root.parents if (folder / ".git").exists()), None)
+    if systems and above is not None and not (root / ".git").exists():
+        by_hand.append(f"{root} is no repository's top folder: CI reads {above}. Move the pipeline there and let it work in {root.name}/")
     return found, by_hand
 
 
@@ -277,7 +282,8 @@ def write(root: Path, wanted: Mapping[Path, bytes], by_hand: Sequence[str] = ())
     return Written(tuple(new), tuple(same), tuple(by_hand))
 
 
-def verified(root: Path) -> int:
-    """Reads back what was written, as a run would: the lifecycle file and its golden sets. The number of items."""
+def verify(root: Path) -> None:
+    """Reads back what was written, as a run would: the lifecycle file and its golden sets. Raises HarnessError as they do."""
     settings = config.load(root / "lifecycle.toml")
-    return sum(golden.load(name, settings.golden).n for name in golden.names(settings.golden))
+    for name in golden.names(settings.golden):
+        golden.load(name, settings.golden)

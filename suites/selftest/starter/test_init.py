@@ -191,6 +191,28 @@ def test_a_pipeline_may_come_later(tmp_path, capsys):
     assert "include:\n  - local: .gitlab/claims.yml" in capsys.readouterr().out
 
 
+def test_a_pipeline_below_the_top_folder_is_told_to_move(tmp_path, capsys):
+    (tmp_path / ".git").mkdir()
+    assert init(tmp_path / "eval", "--ci", "github") == 0
+    assert "no repository's top folder" in capsys.readouterr().out
+    assert init(tmp_path, "--ci", "github") == 0
+    assert "no repository's top folder" not in capsys.readouterr().out
+
+
+def test_a_second_lifecycle_file_is_not_put_before_the_first(tmp_path, capsys):
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "lifecycle.toml").write_text("")
+    assert init(tmp_path) == 1
+    assert "would hide it" in capsys.readouterr().err and not (tmp_path / "lifecycle.toml").exists()
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path, capsys):
+    """A file stands where a folder would have to be."""
+    (tmp_path / "claims").write_text("")
+    assert init(tmp_path) == 1
+    assert "claims" in capsys.readouterr().err
+
+
 def test_a_name_that_breaks_toml_does_not(tmp_path):
     assert init(tmp_path, "--name", 'a "b" \\ c\x7f') == 0
     assert config.load(tmp_path / "lifecycle.toml").name == 'a "b" \\ c\x7f'
