@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import evidence
-from harness.errors import EvidenceError, GoldenError
+from harness.errors import EvidenceError, GoldenError, HarnessError
 from harness.judge import judge
 from harness.judge.refusals import clustered
 from harness.stats.families import holm
@@ -95,11 +95,31 @@ def _read(path: Path, folder: Path) -> dict[str, Any] | None:
         raise GoldenError(f"{path}: schema {said!r}, expected {SCHEMA!r}; {restore}")
     if body.get("digest") != _digest(body):
         raise GoldenError(f"{path}: its digest does not match, so it was edited after it was approved; {restore}")
-    if path != file_of(folder, body["claim"]["id"]):
-        raise GoldenError(
-            f"{path}: it holds {body['claim']['id']}, which belongs into {file_of(folder, body['claim']['id']).name}; {restore}"
-        )
+    try:
+        name = _checked(body)
+    except (HarnessError, KeyError, TypeError, ValueError, AttributeError) as error:  # before hours are spent on a run
+        raise GoldenError(f"{path}: not what an approval holds ({type(error).__name__}: {error}); {restore}") from error
+    if path != file_of(folder, name):
+        raise GoldenError(f"{path}: it holds {name}, which belongs into {file_of(folder, name).name}; {restore}")
     return body
+
+
+def _checked(body: Mapping[str, Any]) -> str:
+    """The claim's id, of a body in which all is there that ``changes`` reads, in its form."""
+    verdict, rows, sharp = body["verdict"], body["rows"], body["sharp"]
+    claim = evidence.claim_from_json(body["claim"])
+    words = [body["lifecycle"], body["metric"], verdict["outcome"], *(body["approved"][key] for key in ("at", "by", "why"))]
+    words += [] if rows is None else [rows["sha256"], rows.get("items", ""), rows.get("values", "")]
+    if not all(isinstance(word, str) for word in words) or set((rows or {}).get("values", "")) - set("-0+"):
+        raise ValueError("a word is no text")
+    if sharp is not None and len(sharp) != 2:
+        raise ValueError("an interval has two ends")
+    numbers = [verdict["n"], verdict["estimate"], verdict["low"], verdict["high"], *(sharp or ())]
+    if not all(x is None or isinstance(x, (int, float)) for x in numbers) or (rows is None and verdict["estimate"] is not None):
+        raise ValueError("a number is none, or without rows")
+    for key in ("subjects", "machine", "code"):
+        dict(body[key])
+    return claim.id
 
 
 def _no_constant(name: str) -> float:

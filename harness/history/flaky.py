@@ -77,7 +77,7 @@ def _told(found: Sequence[tuple[Seen, Said]], p: float, alpha: float) -> Flaky |
     elif p <= alpha:
         how, why = "estimates", f"{span}, further apart than the intervals allow: p = {p:.3g}"
     elif found[0][1].kind in _EXACT and not all(math.isclose(x, values[0], rel_tol=1e-9) for x in values):
-        how, why = "numbers", f"an exact number, {len(set(values))} values, {span}"
+        how, why = "numbers", f"an exact number, {len(set(values))} values, {min(values):.12g} to {max(values):.12g}"
     else:
         return None
     limits = clopper_pearson(other, len(found), 0.025)

@@ -5,6 +5,7 @@ One file that stands alone: no script, no network. What a run says passes ``said
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
@@ -20,7 +21,7 @@ __all__ = ["render"]
 
 SHOWN = 60  # the newest runs of a claim; a page of all is no page
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-_WIDTH, _HEIGHT, _LEFT = 680, 190, 66
+_WIDTH, _HEIGHT, _LEFT, _FOOT = 680, 200, 66, 24
 _STYLE = """
 .strip{display:flex;flex-wrap:wrap;gap:2px;list-style:none;padding:0;margin:.4rem 0}
 .strip li{margin:0;width:1.3rem;text-align:center;border-radius:3px;font-size:.8rem;line-height:1.5rem;font-weight:700;
@@ -28,6 +29,7 @@ _STYLE = """
 .strip .o-holds{color:var(--holds);background:var(--holds-bg)}.strip .o-fails{color:var(--fails);background:var(--fails-bg)}
 .strip .o-inconclusive{color:var(--inconclusive);background:var(--inconclusive-bg)}
 .strip .o-error{color:var(--error);background:var(--error-bg)}
+.seen{min-width:16rem}
 svg .change{stroke:var(--fails);stroke-width:1.5;stroke-dasharray:6 3}svg .level{stroke:var(--link);stroke-width:1.5}
 """
 
@@ -48,12 +50,13 @@ def render(runs: Sequence[Seen], found: Sequence[History], unsteady: Sequence[Fl
     steady = [name for name in sorted(rows) if name not in {*changed, *other, *mixed}]
     parts = [
         ("changed", "Where an estimate changed", changed),
-        ("flaky", "Flaky by evidence", other),
+        ("flaky", "Flaky by evidence", other),  # in its table those too that stand above
         ("verdicts", "More than one verdict", mixed),
         ("steady", "Steady", steady),
     ]
-    shown = [(key, name, claims) for key, name, claims in parts if claims]
-    nav = "".join(f'<a href="#{key}">{name} ({len(claims)})</a>' for key, name, claims in shown)
+    shown = [(key, name, claims) for key, name, claims in parts if claims or (key == "flaky" and unsteady)]
+    counts = {key: len(unsteady) if key == "flaky" else len(claims) for key, _, claims in shown}
+    nav = "".join(f'<a href="#{key}">{name} ({counts[key]})</a>' for key, name, _ in shown)
     body = "".join(
         f'<section aria-labelledby="{key}"><h2 id="{key}">{name}</h2>'
         + (_flaky(unsteady) if key == "flaky" else "")
@@ -76,9 +79,10 @@ def _header(runs: Sequence[Seen], claims: int, changed: int, unsteady: int, alph
     span_ = f"{said(runs[0].finished)} to {said(runs[-1].finished)}" if runs else "no run"
     return Html(
         f'<header><h1>{claims} claims over {len(runs)} runs</h1><p class="meta">{span_}</p>'
-        f"<p>The estimates of {changed} claims changed; a false alarm anywhere among them has probability at most {alpha:g}. "
-        f"{unsteady} claims are flaky: the same claim, subjects, sets and scorers, and another answer. Runs of tier smoke, of another "
-        "lifecycle or on other golden sets are left out, by name below.</p></header>"
+        f"<p>Claims whose estimate changed: {changed}; a false alarm anywhere among them has probability at most {alpha:g}. "
+        f"Flaky ones, of which the same claim, subjects, sets and scorers gave another answer: {unsteady}. Runs of tier smoke, of another "
+        "lifecycle or on other golden sets are left out, by name at the end. Dashed across: the bound, where it is near; dashed down: a "
+        "change.</p></header>"
     )
 
 
@@ -88,7 +92,12 @@ def _flaky(found: Iterable[Flaky]) -> Html:
          Html(f"{number(one.rate)} {span(one.low, one.high)}"), _count(one.machines), _count(one.commits))
         for one in found
     ]  # fmt: skip
-    return table("Flaky claims", ["claim", "by", "runs", "what was seen", "of another verdict", "machines", "commits"], rows, ["claim"])
+    return table(
+        "Flaky claims",
+        ["claim", "by", "runs", "what was seen", "of another verdict", "machines", "commits"],
+        rows,
+        ["", "", "num", "seen", "num"],
+    )
 
 
 def _count(count: int) -> Html:
@@ -102,7 +111,7 @@ def _claim(name: str, rows: Sequence[Row], history: History | None, flaw: Flaky 
     told = f'<p class="small">flaky by {flaw.how}: {said(flaw.why, 400)}</p>' if flaw else ""
     last = rows[-1][1]
     values = {each.estimate for _, each in newest if each.estimate is not None}
-    varies = len(values) > 1 or any(each.low is not None for _, each in newest)
+    varies = len(values) > 1 or (bool(values) and any(each.low is not None for _, each in newest))
     drawn = f'<div class="scroll" role="region" tabindex="0" aria-label="Estimates">{_plot(name, newest, history)}</div>' if varies else ""
     return Html(
         f"<article><h3>{badge(last.outcome)} {said(name, 200)}</h3>"
@@ -123,13 +132,17 @@ def _plot(name: str, rows: Sequence[Row], history: History | None) -> str:
     """Estimates with their intervals, a run a step; dashed where they changed, with the mean on either side."""
     seen = [(i, one, each) for i, (one, each) in enumerate(rows) if each.estimate is not None]
     ends = [x for _, _, each in seen for x in (each.estimate, each.low, each.high) if x is not None]
-    scale = scale_over(ends, _HEIGHT - 16, 10)
+    wide = max(ends) - min(ends)  # a bound far away would press the estimates flat
+    limits = [x for x in _limits(rows[-1][1].bound) if min(ends) - wide <= x <= max(ends) + wide]
+    ends += limits
+    scale = scale_over(ends, _HEIGHT - _FOOT, 10)
     step = (_WIDTH - _LEFT - 14) / max(1, len(rows))
 
     def at(place: float) -> float:
         return _LEFT + 8 + step * (place + 0.5)
 
     parts = y_axis(scale, _LEFT, _WIDTH - 6, "estimate")
+    parts += [line(_LEFT, scale(x), _WIDTH - 6, scale(x), "bound") for x in limits]
     places = {one.run.name: i for i, (one, _) in enumerate(rows)}
     if history is not None and history.changes:
         parts += _steps(history, places, at, scale)
@@ -140,20 +153,31 @@ def _plot(name: str, rows: Sequence[Row], history: History | None) -> str:
         tip = f"{one.run.name} {one.finished}: {each.outcome} {number(each.estimate)} {span(each.low, each.high)}"
         drawn = mark(at(i), scale(each.estimate), each.outcome, 4)
         parts.append(f"<g><title>{escape(one_line(tip, 300))}</title>{drawn}</g>")
-    parts += [text_at(_LEFT, _HEIGHT - 2, "oldest", "tick"), text_at(_WIDTH - 6, _HEIGHT - 2, "newest", "tick", "end")]
+    parts += [text_at(_LEFT, _HEIGHT - 6, "oldest", "tick"), text_at(_WIDTH - 6, _HEIGHT - 6, "newest", "tick", "end")]
     return svg(_WIDTH, _HEIGHT, f"{name}: {len(seen)} estimates", parts, "wide")
+
+
+def _limits(bound: str) -> list[float]:
+    """Where the bound of a claim lies on the axis of its estimates."""
+    kind, _, rest = bound.partition("(")
+    try:
+        numbers = [float(x) for x in rest.rstrip(")").split(",")]
+    except ValueError:
+        return []
+    signed = {"non_inferior": [-x for x in numbers], "equivalent": [-numbers[0], numbers[0]], "identical": []}
+    return [x for x in signed.get(kind, numbers) if math.isfinite(x)]
 
 
 def _steps(history: History, places: Mapping[str, int], at: Callable[[float], float], scale: Scale) -> list[str]:
     """Each change: a line before the first run after it, and the mean on either side."""
+    edge = at(-0.5)
+    seen = [(at(place - 0.5), c) for c in history.changes or () if (place := places.get(history.points[c.first].run)) is not None]
     parts = []
-    for change in history.changes or ():
-        place = places.get(history.points[change.first].run)
-        if place is not None:
-            x = at(place - 0.5)
-            parts.append(line(x, 8, x, _HEIGHT - 16, "change"))
-            parts.append(line(_LEFT, scale(change.before), x, scale(change.before), "level"))
-            parts.append(line(x, scale(change.after), _WIDTH - 6, scale(change.after), "level"))
+    for x, change in seen:
+        parts += [line(x, 8, x, _HEIGHT - _FOOT, "change"), line(edge, scale(change.before), x, scale(change.before), "level")]
+        edge = x
+    if seen:
+        parts.append(line(edge, scale(seen[-1][1].after), _WIDTH - 6, scale(seen[-1][1].after), "level"))
     return parts
 
 

@@ -78,16 +78,27 @@ def seal(run):
 ALL = {RATE: rate(270), PAIRED: paired(3), MEAN: mean(0.5), COUNT: count(0)}
 
 
-@pytest.fixture(autouse=True)
-def at_a_desk(monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+@pytest.fixture(autouse=True, scope="module")
+def at_a_desk():
+    """Wherever these tests run, approving is what a person does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CI", raising=False)
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def approved_once(tmp_path_factory):
+    """A run of all claims, and its baselines: made once, copied for each test."""
+    folder = tmp_path_factory.mktemp("approved")
+    approve(make(folder / "old", ALL), folder / "baselines", "it is good", by="Ann")
+    return folder
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, approved_once):
     """Baselines of all claims."""
-    approve(make(tmp_path / "old", ALL), tmp_path / "baselines", "it is good", by="Ann")
+    shutil.copytree(approved_once, tmp_path, dirs_exist_ok=True)
     return tmp_path / "baselines"
 
 
@@ -275,6 +286,20 @@ def test_an_edit_by_hand_or_under_another_name_is_refused(folder):
         baselines.load(folder)
 
 
+@pytest.mark.parametrize("key", ["lifecycle", "metric", "verdict", "sharp", "rows", "subjects", "machine", "code", "approved", "claim"])
+@pytest.mark.parametrize("value", ["gone", 3, [1], {}])
+def test_what_no_approval_wrote_is_refused_before_a_run(folder, key, value):
+    path = baselines.file_of(folder, RATE.id)
+    body = {k: v for k, v in json.loads(path.read_text()).items() if k != "digest"}
+    body = {k: v for k, v in body.items() if k != key} | ({} if value == "gone" else {key: value})
+    path.write_bytes(evidence.canonical(baselines.sealed(body)))
+    if (key, value) in [("subjects", {}), ("machine", {}), ("code", {})]:
+        assert RATE.id in baselines.load(folder)
+    else:
+        with pytest.raises(GoldenError, match="not what an approval holds"):
+            baselines.load(folder)
+
+
 # --- in a run -----------------------------------------------------------------------------------
 
 
@@ -374,6 +399,8 @@ def test_part_of_a_run_loses_no_claim_and_smoke_is_held_against_nothing(pytester
     assert pytester.runpytest_inprocess("--run-dir", "part", "-k", "a]").ret == 0
     said = evidence.read_json(pytester.path / "part" / baselines.CHANGES)
     assert (said["whole"], said["gone"], said["not_run"], said["new"]) == (False, [], 1, ["c[a]"])
+    assert pytester.runpytest_inprocess("--run-dir", "named", "test_claims.py").ret == 0
+    assert evidence.read_json(pytester.path / "named" / evidence.PLAN)["whole"] is False
     assert pytester.runpytest_inprocess("--run-dir", "smoke", "--tier", "smoke").ret == 0
     assert not (pytester.path / "smoke" / baselines.CHANGES).exists()
     (pytester.path / "golden" / "baselines" / "x.json").write_text("{")

@@ -80,7 +80,7 @@ def test_false_alarms_among_all_claims_stay_below_alpha():
 def test_machines_and_commits_are_told():
     pair = [*runs([said()], machine="a", commit="1"), *runs([said(outcome="fails")], machine="b", commit="1")]
     found, asked = flaky.flaky(pair)
-    assert "on 2 machines, from 1 commits" in "\n".join(flaky.lines(found, asked, 0.05))
+    assert "machines: 2, commits: 1; that may be why" in "\n".join(flaky.lines(found, asked, 0.05))
 
 
 def test_the_verb_ends_with_one_if_a_claim_is_flaky(tmp_path, capsys):
@@ -105,7 +105,9 @@ def test_the_page_shows_intervals_changes_and_the_strip():
     text = page.render(seen, found, flaky.flaky(seen)[0], ["r99: tier smoke, a subset"], 0.05)
     assert text.count("<svg") == 1
     assert text.count('class="bar o-holds"') == text.count('class="bar o-fails"') == 10
-    assert 'class="change"' in text
+    assert text.count('class="change"') == 1
+    assert text.count('class="level"') == 2  # the mean on either side of it
+    assert text.count('class="bound"') == 1
     assert "changed with r10" in text
     assert text.count('<li class="o-holds"') == 10
     assert 'aria-label="Verdicts, oldest first: 10 fails, 10 holds"' in text
