@@ -109,7 +109,7 @@ def lines(found: Sequence[Flaky], asked: int, alpha: float) -> Iterator[str]:
         if one.how == "verdicts":
             yield f"{'':<10} another verdict in {one.rate:.3g} [{one.low:.3g}, {one.high:.3g}] of runs"
         if one.machines > 1 or one.commits > 1:
-            yield f"{'':<10} on {one.machines} machines, from {one.commits} commits: that may be why"
+            yield f"{'':<10} machines: {one.machines}, commits: {one.commits}; that may be why"
     yield (
         f"{len(found)} of {asked} claims that were measured more than once on the same subjects are flaky; "
         f"wrong about any of the estimates with probability at most {alpha:g}"
