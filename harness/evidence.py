@@ -48,6 +48,7 @@ __all__ = [
     "rows_to_text",
     "seal_bundle",
     "seal_plan",
+    "sweep",
     "verdict_from_json",
     "verdict_to_json",
     "write_atomic",
@@ -58,6 +59,7 @@ SCHEMA = 1
 PLAN = "plan.json"
 BUNDLE = "bundle.json"
 RELEASE = "release.json"
+_STAGED = re.compile(r"\..+\.(json|md|html|gz)(\.[a-z0-9_]+)+")  # what write_atomic and seal_plan name a file that is not finished
 
 
 def canonical(value: Any) -> bytes:
@@ -201,6 +203,8 @@ def seal_plan(run: Path, plan: Mapping[str, Any]) -> str:
     except FileExistsError:
         if path.read_bytes() != data:
             raise EvidenceError(f"{path}: this run was planned differently by another worker; nothing is measured") from None
+    except OSError as error:  # a file system without links, or one that went away
+        raise EvidenceError(f"cannot write {path}: {error}; name another folder with --run-dir") from error
     finally:
         staged.unlink(missing_ok=True)
     return digest(data)
@@ -261,6 +265,13 @@ def write_evidence(
     path = evidence_path(run, claim.id)
     write_atomic(path, canonical(record))
     return path
+
+
+def sweep(run: Path) -> None:
+    """Takes away what a writer that was killed left beside its place: it is no evidence, and must not be sealed as if it were."""
+    for path in [path for folder in (run, *(run / name for name in ("evidence", "samples", "raw"))) for path in folder.glob(".*")]:
+        if path.is_file() and _STAGED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def bundle_files(run: Path) -> dict[str, str]:

@@ -17,8 +17,9 @@ import json
 import os
 import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ _PROPERTY = "harness"
 _CLAIM = pytest.StashKey["ClaimHandle"]()
 _RUN = pytest.StashKey["Run"]()
 _LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
+_CLOCK_STEP = 2.0  # seconds: a machine that keeps its clock by NTP moves it by less in a day
 _BY_TIER = pytest.StashKey[str]()
 
 
@@ -58,6 +60,7 @@ class Run:
     worker: bool
     allowed: frozenset[str]
     plan_digest: str = ""
+    unplanned: str = ""  # why this worker has no plan, and may measure nothing
     provenance: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # claims that the lifecycle file names and no test makes
     left_out: tuple[str, ...] = ()  # claims that were collected and deselected
@@ -193,6 +196,8 @@ class Clock:
         self.seconds: dict[str, float] = {}  # of the tests of each stage, setup and teardown with them
         self.ahead: dict[str, int] = {}  # stages that did not begin yet, and how many tests they have
         self.took: dict[str, float] = {}  # the last time
+        self.claims = 0  # that were reported, by workers too
+        self.started = time.time() - time.monotonic()
 
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         """Before the first test."""
@@ -218,8 +223,14 @@ class Clock:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Adds up, in the controller too."""
+        self.claims += _said(report) is not None
         if stage := _stage(report.keywords):
             self.seconds[stage] = self.seconds.get(stage, 0.0) + report.duration
+
+    def step(self) -> float:
+        """Seconds by which the machine's clock was set during this run; negative: back; 0 for less than any clock is set by."""
+        step = time.time() - time.monotonic() - self.started
+        return round(step, 1) if abs(step) >= _CLOCK_STEP else 0.0
 
 
 def _took(run: Run) -> dict[str, float]:
@@ -294,7 +305,13 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
     known = {name for claim_id in (*handles, *left_out) for name in (claim_id, claim_id.partition("[")[0])}
     run.unused = tuple(sorted(set(settings.claims) - known))
     run.whole = _whole(config) and not run.left_out
-    run.plan_digest = evidence.seal_plan(run.folder, _plan_body(run, handles))
+    body = _plan_body(run, handles)
+    try:
+        run.plan_digest = evidence.seal_plan(run.folder, body)
+    except EvidenceError as error:  # nobody's command line is wrong: the disk is
+        if not run.worker:
+            pytest.exit(str(error), returncode=1)
+        run.unplanned = str(error)  # xdist wants its workers alive: each claim says so
     config.stash[_RUN] = run
     if not run.worker:
         _end_on_sigterm()
@@ -443,6 +460,8 @@ class ClaimHandle:
 
         if self.verdict is not None:
             raise EvidenceError(f"claim {self.claim.id}: checked twice; one claim leaves one evidence file")
+        if self.run.unplanned:
+            raise EvidenceError(self.run.unplanned)
         notes = {"test": self.item.nodeid, "bound_from": self.source, "expect": self.expect, "why": self.why}
         evidence.write_evidence(
             self.run.folder, self.claim, verdict, plan_digest=self.run.plan_digest, tier=self.run.tier,
@@ -480,6 +499,8 @@ def claim(request: pytest.FixtureRequest) -> ClaimHandle:
     handle = request.node.stash.get(_CLAIM, None)
     if handle is None:
         raise pytest.UsageError(f"{request.node.nodeid}: uses the claim fixture without @pytest.mark.claim(Claim(...))")
+    if handle.run.unplanned:
+        raise EvidenceError(handle.run.unplanned)
     return handle  # type: ignore[no-any-return]
 
 
@@ -633,6 +654,7 @@ class Closing:
 
 
 _CLOSING = pytest.StashKey[Closing]()
+_UNSEALED = pytest.StashKey[str]()  # why there is none
 
 
 @pytest.hookimpl(trylast=True)
@@ -641,34 +663,44 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     config = session.config
     run = config.stash.get(_RUN, None)
     folder = run.folder if run else config.stash.get(_NODE_RUN, None)
-    if hasattr(config, "workerinput") or folder is None or not (folder / "plan.json").is_file():
-        return
     told = config.pluginmanager.getplugin("harness-clock")
-    closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus), told.seconds)
+    if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
+        return
+    try:
+        closing = _close(folder, frozenset(_options(config, "allow-missing")), int(exitstatus), told)
+    except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
+        config.stash[_UNSEALED] = f"{folder}: {error}"
+        session.exitstatus = int(exitstatus) or 1
+        return
     config.stash[_CLOSING] = closing
     if int(exitstatus) == 0 and (closing.lost or closing.unheeded or closing.absent):
         session.exitstatus = 1 if closing.lost or closing.unheeded else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int, seconds: Mapping[str, float]) -> Closing:
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock) -> Closing:
     from harness import baselines, evidence, report
-    from harness.recheck import measured, releases
+    from harness.recheck import ending, measured, releases
 
+    evidence.sweep(folder)
     plan = evidence.read_json(folder / evidence.PLAN)
     records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
-    lost = sorted({c["claim"]["id"] for c in plan["claims"]} - {r["claim"]["id"] for r in records})
-    needs = {r["verdict"]["reason"].partition(":")[2] for r in records if r["verdict"]["outcome"] == "not_evaluated"}
-    absent = tuple(sorted(needs - allowed))
+    planned = evidence.digest((folder / evidence.PLAN).read_bytes())
+    if any(record["plan"] != planned for record in records):
+        raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
+    lost = ending.lost(plan, records)
+    absent = ending.absent(records, allowed)
     # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
-    unheeded = [] if exitstatus else [r["claim"]["id"] for r in records if _unheeded(r)]
+    unheeded = [] if exitstatus else ending.unheeded(records)
     status = exitstatus or (1 if lost or unheeded else EXIT_NOT_EVALUATED if absent else 0)
+    step = told.step()
     facts = {
         "exit_status": status,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "allowed_missing": sorted(allowed),
         "lost": lost,
         "tier": plan["tier"],
-        "seconds": {stage: round(took, 3) for stage, took in seconds.items()},
+        "seconds": {stage: round(took, 3) for stage, took in told.seconds.items()},
+        **({"clock_step_s": step} if step else {}),
     }
     evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
     released = releases(plan, {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records})
@@ -681,17 +713,11 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, seconds: Mapp
     return Closing(folder, evidence.seal_bundle(folder), tuple(records), released, changes, tuple(lost), tuple(unheeded), absent)
 
 
-def _unheeded(record: dict[str, Any]) -> bool:
-    """Whether a claim did not come to what was expected of it, in a way that must not end with 0."""
-    verdict, expected = record["verdict"], record["notes"].get("expect", "holds")
-    if verdict["outcome"] in ("holds", "fails"):
-        return bool(verdict["outcome"] != expected)
-    smoke = record["tier"] == "smoke" and verdict["reason"] != "control_failed"
-    return verdict["outcome"] == "error" or (verdict["outcome"] == "inconclusive" and not smoke)
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The verdicts, one line each, and where the evidence lies."""
+    if unsealed := config.stash.get(_UNSEALED, ""):
+        terminalreporter.write_line(f"unsealed       {unsealed}", red=True)
+        terminalreporter.write_line("this run is no evidence: it has no seal. See that its folder can be written, and rerun", red=True)
     closing = config.stash.get(_CLOSING, None)
     if closing is None:
         return
@@ -719,7 +745,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):
         out.write_line("tier smoke: a subset was measured; nothing here is proof", yellow=True)
-    if seconds := config.pluginmanager.getplugin("harness-clock").seconds:
+    clocks = config.pluginmanager.getplugin("harness-clock")
+    if step := clocks.step():
+        went = f"{'back' if step < 0 else 'forward'} by {abs(step):g} s"
+        out.write_line(f"this machine's clock was set {went} during the run: no verdict rests on it, but the times shown do", yellow=True)
+    if seconds := clocks.seconds:
         out.write_line("stages   " + " · ".join(f"{stage} {clock(took)}" for stage, took in seconds.items()))
     out.write_line(f"report   {closing.folder / 'report.html'}")
     out.write_line(f"recheck  python -m harness recheck {closing.folder}")

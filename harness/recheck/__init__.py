@@ -9,7 +9,8 @@ What is checked, in this order, each failure naming its file:
    the record of its requests;
 5. the verdict: judged again from plan and rows, it has the same bytes;
 6. the release verdict of each build, from the families of the plan and those verdicts;
-7. what changed since the approved baselines that the plan seals (``harness.baselines``).
+7. what changed since the approved baselines that the plan seals (``harness.baselines``);
+8. the end: the exit status and the lost claims of ``run.json``, from plan and evidence; no rows that no evidence names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 from harness import baselines, evidence, records
 from harness.errors import EvidenceError, HarnessError
 from harness.judge import judge, release
+from harness.recheck import ending
 from harness.types import Control, Family, Measurement, Verdict
 
 __all__ = ["Report", "measured", "recheck", "releases", "seal_of", "told"]
@@ -41,37 +43,64 @@ class Report:
 
 def recheck(run: Path, *, seal: str | None = None) -> Report:
     """Checks the bundle in ``run``; with ``seal``, also that it is the one you were told of."""
-    if not (run / evidence.BUNDLE).is_file():
+    if not any((run / name).is_file() for name in (evidence.BUNDLE, evidence.PLAN)):
         return Report("", {}, (f"{run}: no {evidence.BUNDLE} here; expected the folder of a finished run",))
     problems: list[str] = []
     found = _check_seal(run, problems)
     if seal is not None and seal != found:
         problems.append(f"{run / evidence.BUNDLE}: sealed as {found}, expected {seal}")
-    verdicts: dict[str, Verdict] = {}
     try:
-        plan = evidence.read_json(run / evidence.PLAN)
+        plan = _read(run / evidence.PLAN)
         planned = {c["claim"]["id"]: c for c in plan["claims"]}
+        tier = plan["tier"]
     except (EvidenceError, KeyError, TypeError) as error:
         return Report(found, {}, (*problems, f"{run / evidence.PLAN}: not a sealed plan ({error})"))
     plan_digest = evidence.digest((run / evidence.PLAN).read_bytes())
+    verdicts: dict[str, Verdict] = {}
+    read: list[dict[str, Any]] = []
     for path in sorted((run / "evidence").glob("*.json")):
         try:
-            claim_id, verdict = _check_evidence(run, path, plan_digest, plan["tier"], planned)
+            record = _read(path)
+            claim_id, verdict = _check_evidence(run, path, record, plan_digest, tier, planned)
         except (HarnessError, KeyError, TypeError, ValueError) as error:
             problems.append(f"{path}: {error}")
             continue
         if claim_id in verdicts:
             problems.append(f"{path}: a second evidence file for {claim_id}")
         verdicts[claim_id] = verdict
+        read.append(record)
     if not verdicts and (run / "requests.bin").is_file():
         problems.append(f"{run}: records of requests and no verdict: what one machine of several kept; see harness load --merge")
     else:
         problems += [f"{run}: no evidence for the planned claim {name}" for name in sorted(set(planned) - set(verdicts))]
     problems += _check_releases(run, plan, verdicts)
+    if len(read) == len(planned):  # else a claim is missing, which is said above
+        problems += _check_end(run, plan, read)
     if not problems:  # on evidence that is what it says
-        kept = [evidence.read_json(path) for path in sorted((run / "evidence").glob("*.json"))]
-        problems += baselines.check(run, plan, kept, measured(run))
+        problems += baselines.check(run, plan, read, measured(run))
     return Report(found, {name: verdict.outcome for name, verdict in verdicts.items()}, tuple(problems))
+
+
+def _read(path: Path) -> Any:
+    """JSON in the one form in which it is written: a key that stands twice says one thing to a reader, another to a program."""
+    data = evidence.read_json(path)
+    if path.read_bytes() != evidence.canonical(data):
+        raise EvidenceError("not in the form in which it was written (keys sorted, each once, no other space): it was edited")
+    return data
+
+
+def _check_end(run: Path, plan: Mapping[str, Any], read: Sequence[Mapping[str, Any]]) -> list[str]:
+    path = run / "run.json"
+    try:
+        problems = [f"{path}: {doubt}" for doubt in ending.doubts(plan, read, _read(path))]
+    except (HarnessError, KeyError, TypeError, AttributeError) as error:
+        problems = [f"{path}: not how a run ended ({error})"]
+    if any(record["verdict"]["outcome"] == "error" for record in read):
+        return problems  # what raised may have left rows behind
+    measured = [m for r in read for m in (r["measurement"], *(c["measurement"] for c in r["controls"])) if m]
+    named = {m[kind]["file"] for m in measured for kind in ("samples", "raw") if kind in m}
+    there = {f"{folder}/{path.name}" for folder in ("samples", "raw") for path in (run / folder).glob("*")}
+    return problems + [f"{run / name}: rows that no evidence names: a measurement was taken out" for name in sorted(there - named)]
 
 
 def told(run: Path, report: Report) -> tuple[list[str], int]:
@@ -110,15 +139,18 @@ def _check_releases(run: Path, plan: Mapping[str, Any], verdicts: Mapping[str, V
     if not plan.get("releases"):
         return [f"{path}: a release verdict, but the plan names no release"] if path.exists() else []
     try:
-        kept, again = evidence.read_json(path), releases(plan, verdicts)
-    except (HarnessError, KeyError, TypeError) as error:
+        kept, again = _read(path), releases(plan, verdicts)
+        changed = sorted(build for build in {*kept, *again} if kept.get(build) != again.get(build))
+    except (HarnessError, KeyError, TypeError, AttributeError) as error:
         return [f"{path}: {error}"]
-    changed = sorted(build for build in {*kept, *again} if kept.get(build) != again.get(build))
     return [f"{path}: the release verdict of {', '.join(changed)} cannot be derived again"] if changed else []
 
 
 def _check_seal(run: Path, problems: list[str]) -> str:
     path = run / evidence.BUNDLE
+    if not path.exists():
+        problems.append(f"{path}: missing: the run was cut short, or the seal taken away; what stands in it is derived again below")
+        return ""
     try:
         raw = path.read_bytes()
         bundle = json.loads(raw)
@@ -139,8 +171,9 @@ def _check_seal(run: Path, problems: list[str]) -> str:
     return found
 
 
-def _check_evidence(run: Path, path: Path, plan_digest: str, tier: str, planned: Mapping[str, Any]) -> tuple[str, Verdict]:
-    record = evidence.read_json(path)
+def _check_evidence(
+    run: Path, path: Path, record: Mapping[str, Any], plan_digest: str, tier: str, planned: Mapping[str, Any]
+) -> tuple[str, Verdict]:
     claim = evidence.claim_from_json(record["claim"])
     if record["plan"] != plan_digest:
         raise EvidenceError("it was made under another plan")
@@ -174,6 +207,8 @@ def _measurement(run: Path, data: Mapping[str, Any]) -> Measurement:
     if len(samples) != data["samples"]["rows"]:
         raise EvidenceError(f"{data['samples']['file']}: {len(samples)} rows, expected {data['samples']['rows']}")
     raw = _unpacked(run, data["raw"]) if "raw" in data else b""
+    if not raw and "derived" in data["conditions"]:
+        raise EvidenceError(f"{data['samples']['file']}: derived from requests, and their record was taken away")
     measurement = evidence.measurement_from_json(data, samples, raw)
     if raw and records.derive(raw, measurement.conditions) != samples:
         raise EvidenceError(f"{data['samples']['file']}: its rows do not follow from the requests in {data['raw']['file']}")

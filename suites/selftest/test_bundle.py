@@ -53,6 +53,7 @@ def make(run: Path) -> Path:
             provenance={},
             notes=notes,
         )
+    evidence.write_atomic(run / "run.json", evidence.canonical({"exit_status": 0, "lost": []}))
     evidence.seal_bundle(run)
     return run
 
@@ -147,6 +148,61 @@ def test_a_changed_margin_in_the_plan_orphans_its_evidence(tmp_path):
     edit(run / "plan.json", lambda plan: plan["claims"][1]["claim"]["bound"].update(limit=0.2))
     reseal(run)
     assert sum("under another plan" in p for p in recheck(run).problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda run: edit(run / "run.json", lambda r: r.update(lost=["b.ni"])),
+            "run.json: lost = ['b.ni'], but by plan and evidence it is []",
+        ),
+        (lambda run: edit(run / "run.json", lambda r: r.update(tier="smoke")), "run.json: tier = 'smoke'"),
+        (lambda run: edit(run / "run.json", lambda r: r.update(exit_status=True)), "run.json: exit_status = True"),
+        (lambda run: (run / "run.json").write_text("[]\n"), "run.json: not how a run ended"),
+        (lambda run: (run / "run.json").unlink(), "run.json: not how a run ended"),
+        (lambda run: (run / "samples" / "more.jsonl.gz").write_bytes(b""), "more.jsonl.gz: rows that no evidence names"),
+        (lambda run: spaced(run / "plan.json"), "plan.json: not a sealed plan (not in the form"),
+        (lambda run: twice(run / "evidence" / "b.ni.json"), "b.ni.json: not in the form in which it was written"),
+    ],
+    ids=["lost", "tier", "status", "list", "gone", "rows", "spaces", "twice"],
+)
+def test_what_is_edited_beside_the_verdicts_is_named(tmp_path, change, said):
+    run = make(tmp_path / "run")
+    change(run)
+    reseal(run)
+    assert any(said in problem for problem in recheck(run).problems), recheck(run).problems
+
+
+def spaced(path: Path) -> None:
+    path.write_text(path.read_text() + "\n")
+
+
+def twice(path: Path) -> None:
+    """A key that stands twice: a reader sees the first, a program the last."""
+    path.write_text(path.read_text().replace('"tier": "full"', '"tier": "smoke",\n "tier": "full"'))
+
+
+def test_green_needs_claims_that_came_to_what_was_expected(tmp_path):
+    claim = Claim("c", "t", at_least(0.8))
+    run = tmp_path / "run"
+    digest = evidence.seal_plan(run, {"tier": "full", "claims": [{"claim": evidence.claim_to_json(claim), "expect": "holds"}]})
+    found = rate(50, 100)
+    told = {"plan_digest": digest, "tier": "full", "provenance": {}, "notes": {"expect": "holds"}}
+    evidence.write_evidence(run, claim, judge(claim, found), measurement=found, **told)
+    for status, problems in ((1, 0), (0, 1)):
+        evidence.write_atomic(run / "run.json", evidence.canonical({"exit_status": status}))
+        reseal(run)
+        assert len(recheck(run).problems) == problems
+    assert "exit_status = 0, but the run cannot have ended so: c" in recheck(run).problems[0]
+
+
+def test_a_run_without_a_seal_is_derived_as_far_as_it_came(tmp_path):
+    run = make(tmp_path / "run")
+    (run / "bundle.json").unlink()
+    report = recheck(run)
+    assert set(report.verdicts.values()) == {"holds"} and len(report.problems) == 1
+    assert "bundle.json: missing: the run was cut short" in report.problems[0]
 
 
 def test_a_seal_told_elsewhere_catches_a_bundle_made_anew(tmp_path, capsys):
