@@ -1,6 +1,6 @@
 """SIGKILL at any moment of a run: what was reported finished stays, what stands there can be read, and nothing is left running.
 
-    python -m suites.selftest.quality.kills --kills 200        writes reports/statistics/kills.csv
+    python -m suites.selftest.quality.kills --kills 200        writes reports/statistics/kills.csv, goes on where it was
 
 Each kill starts a real pytest run of CLAIMS claims in a folder of its own, half of them with ``-n 2``, and ends it in the middle: after
 so many milliseconds, when a chosen claim has been reported, or when a chosen file of the end appears. With workers it is the controller or
@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -73,14 +74,9 @@ class Kill:
         return self.lost + self.unreadable + self.orphans + self.litter + (self.sealed and self.status == 0 and self.reported < CLAIMS)
 
 
-def kills(n: int, seed: int = 20261122) -> Iterator[Kill]:
-    """``n`` kills, seeded; each is found again by its number."""
-    for number in range(n):
-        yield one(number, random.Random(seed * 1000 + number))
-
-
-def one(number: int, rng: random.Random) -> Kill:
-    """Starts a run, kills it, looks at what is left."""
+def one(number: int, seed: int = 20261122) -> Kill:
+    """Starts a run, kills it, looks at what is left. Seeded: a kill is found again by its number."""
+    rng = random.Random(seed * 1000 + number)
     workers = number % 2 * 2
     shot = rng.choice(("controller", "worker")) if workers else "process"
     moment, due = _moment(rng, workers)
@@ -219,19 +215,23 @@ def main() -> int:
     """Writes the table; exit status 1 if any kill left something bad."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--at-once", type=int, default=1, help="runs side by side (default 1)")
     parser.add_argument("--out", type=Path, default=PAGE)
     args = parser.parse_args()
+    names = [field.name for field in fields(Kill)]
+    done = args.out.read_text().splitlines() if args.out.exists() else [",".join(names)]
+    ahead = sorted(set(range(args.kills)) - {int(line.partition(",")[0]) for line in done[1:]})
+    args.out.write_text("\n".join(done) + "\n")
     bad = 0
-    with args.out.open("w", newline="") as stream:
-        table = csv.DictWriter(stream, [field.name for field in fields(Kill)], lineterminator="\n")
-        table.writeheader()
-        for found in kills(args.kills):
+    with args.out.open("a", newline="") as stream, ThreadPoolExecutor(args.at_once) as pool:
+        table = csv.DictWriter(stream, names, lineterminator="\n")
+        for found in pool.map(one, ahead):
             table.writerow(asdict(found))
             stream.flush()
             bad += bool(found.bad)
             if found.bad:
                 print(found, flush=True)
-    print(f"{args.kills} kills, {bad} of them left something bad")
+    print(f"{len(ahead)} kills, {bad} of them left something bad")
     return int(bad > 0)
 
 
