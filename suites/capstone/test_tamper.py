@@ -15,9 +15,8 @@ pytestmark = pytest.mark.capstone
 
 CHANGES = 2000
 
-_BYTES = Claim(
-    "CD2.bytes", f"of {CHANGES} changes of one byte, anywhere in the run, each is refused and its file named", identical(), min_n=CHANGES // 4
-)
+_EACH = f"of {CHANGES} changes of one byte, anywhere in the run, each is refused and its file named"
+_BYTES = Claim("CD2.bytes", _EACH, identical(), min_n=CHANGES // 4)
 
 
 @pytest.mark.claim(_BYTES)

@@ -61,7 +61,9 @@ def make(run, said, *, tier="full", lifecycle="l", whole=True, approved=None, ma
             run, claim, verdict, plan_digest=plan_digest, tier=tier, measurement=measurement,
             provenance={"machine": {"cpu": machine}, "code": {}}, notes={},
         )  # fmt: skip
-    evidence.write_atomic(run / "run.json", evidence.canonical({"finished": "2026-01-01T00:00:00+00:00", "allowed_missing": []}))
+    evidence.write_atomic(
+        run / "run.json", evidence.canonical({"exit_status": 1, "finished": "2026-01-01T00:00:00+00:00", "allowed_missing": []})
+    )
     seal(run)
     return run
 
@@ -357,7 +359,9 @@ def test_the_verb(tmp_path, folder, capsys):
 def test_an_absence_that_was_allowed_by_name_is_no_step_back(tmp_path, folder, capsys):
     run = make(tmp_path / "run", {**ALL, COUNT: "vllm"})
     assert main(["baseline", "check", str(run), "--baselines", str(folder)]) == 1
-    evidence.write_atomic(run / "run.json", evidence.canonical({"finished": "2026-01-01T00:00:00+00:00", "allowed_missing": ["vllm"]}))
+    evidence.write_atomic(
+        run / "run.json", evidence.canonical({"exit_status": 1, "finished": "2026-01-01T00:00:00+00:00", "allowed_missing": ["vllm"]})
+    )
     evidence.seal_bundle(run)
     assert main(["baseline", "check", str(run), "--baselines", str(folder)]) == 0
     assert "allowed to be missing: c.count" in capsys.readouterr().out

@@ -88,7 +88,7 @@ def one(number: int, seed: int = 20261122) -> Kill:
         started = time.monotonic()
         process = _started(folder, workers, token)
         after = _wait(process, folder, due, started)
-        _shoot(process, shot, token, rng)
+        shot = _shoot(process, shot, token, rng)
         status = process.wait(120)
         orphans = _left(token)
         reported, lost, unreadable = _looked_at(folder)
@@ -141,11 +141,13 @@ def _reported(folder: Path) -> list[str]:
 # --- who ------------------------------------------------------------------------------------------
 
 
-def _shoot(process: subprocess.Popen[bytes], shot: str, token: str, rng: random.Random) -> None:
+def _shoot(process: subprocess.Popen[bytes], shot: str, token: str, rng: random.Random) -> str:
+    """Who was shot: the controller where no worker is up yet."""
     others = [pid for pid in _alive(token) if pid != process.pid]
     chosen = rng.choice(others) if shot == "worker" and others else process.pid
     with contextlib.suppress(ProcessLookupError):  # it had just ended
         os.kill(chosen, signal.SIGKILL)
+    return "controller" if shot == "worker" and chosen == process.pid else shot
 
 
 def _alive(token: str) -> list[int]:

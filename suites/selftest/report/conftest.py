@@ -151,7 +151,7 @@ def big_run(path: Path, *, items: tuple[int, int] = (560, 1183), documents: int 
         _add_inventory(run, build)
         _add_footprint(run, rng, build)
     _add_the_rest(run)
-    return run.close()
+    return run.close(exit_status=1)
 
 
 def _answers(rng: random.Random, set_name: str, n: int) -> list[Sample]:
