@@ -134,3 +134,20 @@ def test_the_platforms_own_linters_find_nothing(linter):
     for args in LINTERS[linter]:
         done = subprocess.run([program, *args], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _scripts() -> dict[str, str]:
+    """Every script that a pipeline would run, by where it stands."""
+    steps = [(path.name, step) for path in WORKFLOWS for job in github(path)["jobs"].values() for step in job["steps"] if "run" in step]
+    found = {f"{name}: {step['name']}": step["run"] for name, step in steps}
+    return {**found, "gitlab.yml": "\n".join([*gitlab()[".claims"]["before_script"], *gitlab()[".claims"]["script"]])}
+
+
+@pytest.mark.parametrize("name", _scripts())
+def test_bash_can_read_each_script_and_shellcheck_finds_nothing(name):
+    script = _scripts()[name]
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    program = shutil.which("shellcheck")
+    if program is not None:
+        done = subprocess.run([program, "--shell=bash", "--severity=style", "-"], input=script, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
