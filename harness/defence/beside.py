@@ -112,7 +112,7 @@ def limits_of(plan: Mapping[str, Any]) -> dict[str, float]:
         for entry in plan["claims"]
         if (found := re.match(r"R3\.\w+\[([^\],]+)", entry["claim"]["id"])) and "limit" in entry["claim"]["bound"]
     }
-    return {digest: declared[name] for name, digest in plan["golden"].items() if name in declared}
+    return {digest: declared[name] for name, digest in plan.get("golden", {}).items() if name in declared}
 
 
 def compare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -78,6 +79,7 @@ def _defend(args: argparse.Namespace) -> int:
     from harness import evidence
     from harness.defence import page
     from harness.defence.defending import Asked, defend
+    from harness.progress import to_terminal
     from harness.store import default_root
 
     if not 0 < args.alpha < 0.5:
@@ -88,13 +90,19 @@ def _defend(args: argparse.Namespace) -> int:
             args.report, keep, (args.store or default_root()).absolute(), tuple(args.only), args.repo, args.commit, args.here, args.fresh,
             args.loads, args.lifecycle, tuple(args.subject), tuple(args.data), args.seal, args.alpha,
         )  # fmt: skip
-        record = defend(asked, lambda line: print(line, flush=True))
+        record = defend(asked, _say, to_terminal())
     evidence.write_atomic(out / "defence.json", evidence.canonical(record))
     evidence.write_atomic(out / "defence.html", page.render(record).encode("utf-8", "backslashreplace"))
     for line in page.lines(record):
         print(line)
     print(f"defence  {out / 'defence.html'}")
     return 0 if record["stands"] else 1
+
+
+def _say(line: str) -> None:
+    if sys.stderr.isatty():  # over the line that shows how far it is
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    print(line, flush=True)
 
 
 def _out(args: argparse.Namespace) -> Path:

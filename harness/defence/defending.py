@@ -14,6 +14,7 @@ from harness.defence import beside, clone, rerun
 from harness.defence.beside import AGREES, CONTRADICTS, EXPLAINED, NOT_RERUN, Compared
 from harness.defence.kept import Kept, read
 from harness.errors import ConfigError, EvidenceError, HarnessError, nearest
+from harness.progress import Progress
 from harness.provenance import machine
 from harness.recheck import recheck, releases
 from harness.stages import STAGES
@@ -45,17 +46,20 @@ class Asked:
     alpha: float = 0.05
 
 
-def defend(asked: Asked, say: Callable[[str], None]) -> dict[str, Any]:
-    """The record of the defence, as ``defence.json`` keeps it. HarnessError if the report cannot be derived again, or nothing be run."""
+def defend(asked: Asked, say: Callable[[str], None], progress: Progress) -> dict[str, Any]:
+    """The record of the defence, as ``defence.json`` keeps it; ``say`` gets a line for each step and each claim.
+
+    HarnessError if the report cannot be derived again, or nothing be run.
+    """
     seal = _derived_again(asked.report, asked.seal)
     plan, old = evidence.read_json(asked.report / evidence.PLAN), read(asked.report)
     wanted = _wanted(old, plan, asked.only)
     say(f"{asked.report}: derived again, {len(old)} claims, seal {seal[:16]}…; {len(wanted)} to be measured again")
-    _mine(asked.keep, {"seal": seal, "here": asked.here, "fresh": asked.fresh, "commit": asked.commit})
+    _mine(asked.keep, {"evidence": _evidence_digest(asked.report), "here": asked.here, "fresh": asked.fresh, "commit": asked.commit})
     tree, commit = _tree(asked, plan, old)
     say(f"measuring with {'the present tree' if asked.here else 'a clone at ' + commit[:12]}: {tree.root}")
     pages, problems = rerun.same_pages(asked.report, tree)
-    new, absent, beyond = _measured(asked, tree, plan, {name: old[name] for name in wanted}, say)
+    new, absent, beyond = _measured(asked, tree, plan, {name: old[name] for name in wanted}, say, progress)
     plans = [evidence.read_json(run / evidence.PLAN) for run in rerun.runs_of(tree.keep)]
     notes: list[str] = []
     (notes if asked.here else problems).extend(_other_plans(plan, plans))
@@ -75,6 +79,14 @@ def _derived_again(report: Path, seal: str | None) -> str:
         shown = "\n".join(f"  {problem}" for problem in found.problems[:20])
         raise EvidenceError(f"{report}: is not what it was sealed as, or does not follow from its rows; nothing was measured\n{shown}")
     return found.seal
+
+
+def _evidence_digest(report: Path) -> str:
+    """Of plan and evidence: pages that were rendered anew make no other report of it."""
+    files = evidence.read_json(report / evidence.BUNDLE)["files"]
+    return evidence.digest(
+        evidence.canonical({name: sha for name, sha in files.items() if name == evidence.PLAN or name.startswith("evidence/")})
+    )
 
 
 def _mine(keep: Path, said: Mapping[str, Any]) -> None:
@@ -98,6 +110,10 @@ def stage_of_test(test: str) -> str:
 
 def _wanted(old: Mapping[str, Kept], plan: Mapping[str, Any], only: Sequence[str]) -> list[str]:
     """Ids of the claims to measure again, in the order of the stages. ConfigError for a name that is neither stage nor claim."""
+    if not any("::" in entry["test"] for entry in plan["claims"]):
+        raise HarnessError(
+            f"{plan['lifecycle']}: no claim of this report was made by a test, so pytest cannot make it again; run its command again"
+        )
     stages = {entry["claim"]["id"]: stage_of_test(entry["test"]) for entry in plan["claims"]}
     chosen: set[str] = set()
     for name in (part.strip() for each in only for part in _parts(each)):
@@ -160,7 +176,12 @@ def _lifecycle(root: Path, name: str) -> str:
 
 
 def _measured(
-    asked: Asked, tree: rerun.Tree, plan: Mapping[str, Any], old: Mapping[str, Kept], say: Callable[[str], None]
+    asked: Asked,
+    tree: rerun.Tree,
+    plan: Mapping[str, Any],
+    old: Mapping[str, Kept],
+    say: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[dict[str, Kept], dict[str, str], list[str]]:
     """New evidence by claim; why there is none of some; tests of this code of which the report knows nothing."""
     tests = {entry["claim"]["id"]: entry["test"] for entry in plan["claims"]}
@@ -179,16 +200,17 @@ def _measured(
     todo = [name for name in old if name not in new and name not in absent]
     if new:
         say(f"{len(new)} were measured before the defence was cut short; {len(todo)} are left")
-    done = len(new)
+    done, total = len(new), len(old) - len(absent)
 
     def shown(name: str, kept: Kept) -> None:
         nonlocal done
         done += name in old
         was = old[name].verdict["outcome"] if name in old else "not in the report"
-        say(f"[{done}/{len(old) - len(absent)}] {name}  {was} -> {kept.verdict['outcome']}")
+        say(f"[{done}/{total}] {name}  {was} -> {kept.verdict['outcome']}")
 
     if todo:
-        rerun.measure(tree, [tests[name] for name in todo], shown)
+        rerun.measure(tree, [tests[name] for name in todo], shown, lambda: progress("claims measured again", min(done, total - 1), total))
+        progress("claims measured again", total, total)
     return {name: kept for name, kept in rerun.done_before(tree.keep).items() if name in old}, absent, beyond
 
 
@@ -227,7 +249,12 @@ def _other_plans(old: Mapping[str, Any], plans: Sequence[Mapping[str, Any]]) -> 
     """What was sealed otherwise, though the code is said to be the same: scorers, golden sets, prompts."""
     found = []
     for key, what in (("scorers", "the code that scores and decides"), ("golden", "golden sets"), ("prompts", "prompts")):
-        names = {name for new in plans for name in {*old[key], *new[key]} if old[key].get(name) != new[key].get(name)}
+        names = {
+            name
+            for new in plans
+            for name in {*old.get(key, {}), *new.get(key, {})}
+            if old.get(key, {}).get(name) != new.get(key, {}).get(name)
+        }
         if names:
             found.append(f"{what} is not what the report's plan names: {', '.join(sorted(names)[:5])}{' …' if len(names) > 5 else ''}")
     return found

@@ -107,8 +107,11 @@ def done_before(keep: Path) -> dict[str, Kept]:
     return found
 
 
-def measure(tree: Tree, tests: Sequence[str], shown: Callable[[str, Kept], None]) -> None:
-    """Runs ``tests``; ``shown`` is called with each claim as its evidence comes. HarnessError if pytest cannot run them at all."""
+def measure(tree: Tree, tests: Sequence[str], shown: Callable[[str, Kept], None], beat: Callable[[], None]) -> None:
+    """Runs ``tests``; ``shown`` is called with each claim as its evidence comes, ``beat`` again and again.
+
+    HarnessError if pytest cannot run them at all.
+    """
     number = 1 + max((int(path.stem) for path in (tree.keep / "runs").glob("[0-9][0-9][0-9]*.txt")), default=0)
     run = tree.keep / "runs" / f"{number:03d}"
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +125,7 @@ def measure(tree: Tree, tests: Sequence[str], shown: Callable[[str, Kept], None]
             while process.poll() is None:
                 time.sleep(0.2)
                 _show(run, seen, shown)
+                beat()
             _show(run, seen, shown)
         finally:
             _end(process)

@@ -15,7 +15,7 @@ import pytest
 from harness import evidence
 from harness.__main__ import main
 from harness.defence import defending, rerun
-from suites.capstone import small
+from suites.capstone import doctored, small
 
 pytestmark = pytest.mark.selftest
 
@@ -148,6 +148,33 @@ def test_the_report_is_never_written_to(report, capsys):
 def test_a_report_outside_of_any_repository(report, capsys, tmp_path):
     copy = shutil.copytree(report, tmp_path / "copy")
     assert "--repo DIR" in refused(capsys, str(copy), "--keep", str(tmp_path / "keep"), "--out", str(tmp_path / "out"))
+
+
+def test_a_report_that_no_test_made(report, capsys, tmp_path):
+    """What ``harness load`` leaves has claims, and no tests that could be run again."""
+    copy = shutil.copytree(report, report.with_name("loaded"))
+    plan = evidence.read_json(copy / "plan.json")
+    for entry in plan["claims"]:
+        entry["test"] = "python -m harness load"
+    evidence.write_atomic(copy / "plan.json", evidence.canonical(plan))
+    for path in (copy / "evidence").glob("*.json"):
+        record = evidence.read_json(path)
+        record["notes"]["test"] = "python -m harness load"
+        evidence.write_atomic(path, evidence.canonical(record))
+    doctored.sealed_anew(copy)
+    said = refused(capsys, str(copy), "--keep", str(tmp_path / "keep"), "--out", str(tmp_path / "out"))
+    assert "no claim of this report was made by a test" in said
+
+
+def test_pages_rendered_anew_make_no_other_defence(report):
+    before = defending._evidence_digest(report)
+    copy = shutil.copytree(report, report.with_name("rendered"))
+    (copy / "summary.md").write_text("of a later harness")
+    evidence.seal_bundle(copy)
+    assert defending._evidence_digest(copy) == before
+    (copy / "evidence" / "tickets.asked.json").write_text("{}")
+    evidence.seal_bundle(copy)
+    assert defending._evidence_digest(copy) != before
 
 
 def test_a_commit_that_is_not_here(report, capsys, tmp_path):
