@@ -15,7 +15,7 @@ import re
 import tomllib
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from typing import Any
 from harness import golden
 from harness.errors import GoldenError, nearest
 from harness.evals import scorers
-from harness.evals.scorers.numbers import number_in
 from harness.stats import plan, special
 from harness.store import digest_json
 
@@ -39,6 +38,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "answer": ("answer", "label", "target"),
 }
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9,]*)(\.[0-9]+)?%?")  # no code like 02134, which only looks like one
 _TODO = "Mend the row, or say which column is meant: --field FIELD=COLUMN"
 _SLOW = 300  # n above which the exact paired rule takes too long for a line of text
 _SLOW_GAIN = 2000
@@ -58,7 +58,7 @@ class Made:
     prompt: str = ""
     scorer: str | Mapping[str, Any] = ""
     left_out: tuple[str, ...] = ()  # columns that are no field of this kind
-    fields: tuple[str, ...] = field(default=())
+    fields: tuple[str, ...] = ()
 
     @property
     def data(self) -> bytes:
@@ -129,7 +129,7 @@ def _suited(kind: str, items: Sequence[Mapping[str, Any]]) -> str | Mapping[str,
     targets = [item["target"] for item in items] if kind == "answers" else []
     if targets and all(isinstance(target, dict) for target in targets):
         return "json"
-    if targets and all(not isinstance(target, dict | list) and number_in(str(target)) is not None for target in targets):
+    if targets and all(isinstance(target, str | int | float) and _NUMBER.fullmatch(str(target)) for target in targets):
         return {"name": "numeric", "take": "last"}  # models wrap a number into a sentence
     return ""
 
@@ -240,7 +240,7 @@ def _item(row: Mapping[str, Any], kind: str, fields: Sequence[str], named: Mappi
     if isinstance(item.get("id"), int):
         item["id"] = str(item["id"])
     try:
-        item = {"id": item.pop("id", None) or digest_json(item)[:12], **item}
+        item = {"id": item.pop("id") if "id" in item else digest_json(item)[:12], **item}
     except UnicodeEncodeError as error:
         raise GoldenError(f"{where}: half a character (\\u{ord(error.object[error.start]):04x}), expected whole ones. {_TODO}") from error
     golden.check_row(item, kind, [name for name in fields if name in item or name != "scorer"], where, _TODO)
