@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from harness.dossier.search import Search
 
 __all__ = ["add_parser", "investigate"]
@@ -54,7 +57,7 @@ examples:
   python -m harness dossier --command 'python check.py' --good v1.4 --bad HEAD --fix main --flaky
   python -m harness dossier --command 'python check.py {config}' --good-config prod.toml --bad-config canary.toml
   python -m harness dossier --command 'python check.py {items}' --items answers.jsonl
-  python -m harness dossier --command 'python -m harness.serve.parity --server llamacpp --model m.gguf --reference ./m -- {flags}' \\
+  python -m harness dossier --command 'python -m harness.serve.parity --engine llamacpp --model m.gguf --reference ./m -- {flags}' \\
       --flags='--ctx-size 4096 --rope-scaling linear --rope-freq-scale .8'
 """
 
@@ -92,15 +95,32 @@ def _dossier(args: argparse.Namespace) -> int:
     from harness.dossier import pages
 
     try:
-        record = investigate(args, lambda text: print(text, flush=True))
+        with _terminable():
+            record = investigate(args, lambda text: print(text, flush=True))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
+    except OSError as error:
+        print(f"error: {error}\nwhat was run is kept where it could be written; free space, or name another --out", file=sys.stderr)
+        return RED
     print()
     for line in pages.lines(record):
         print(line)
     print(f"  {args.out / 'dossier.md'}")
     return OK if record["outcome"] == "found" else RED
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: the command that runs is killed, the worktrees are taken away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def investigate(args: argparse.Namespace, say: Any = lambda text: None, cwd: Path | None = None) -> Mapping[str, Any]:
@@ -125,8 +145,11 @@ def investigate(args: argparse.Namespace, say: Any = lambda text: None, cwd: Pat
     began = time.monotonic()
     try:
         found: dict[str, Any] = _found(args, test, search, where, out)
-        outcome = "found" if all(proof["holds"] for proof in found["proofs"].values()) else "not_shown"
-        sentence = _sentence(found["found"], search.failure)
+        unproven = [name for name, proof in found["proofs"].items() if not proof["holds"]]
+        outcome, sentence = "not_shown" if unproven else "found", _sentence(found["found"], search.failure)
+        if unproven:
+            hint = "; if a run may lie, say --flaky" if search.rates.certain else ""
+            sentence += f". Not proven: {', '.join(unproven)}{hint}"
     except Ended as end:
         found, outcome, sentence = {}, end.outcome, end.sentence
     record = {
@@ -160,8 +183,6 @@ def _check(args: argparse.Namespace) -> None:
     if args.checks < 1:
         raise ConfigError(f"--checks {args.checks}: expected at least 1")
     try:
-        import re
-
         re.compile(args.message)
     except re.error as error:
         raise ConfigError(f"--message {args.message!r}: {error}") from None
@@ -209,13 +230,14 @@ def _found(args: argparse.Namespace, test: Any, search: Search, where: Path, out
 def _commits(args: argparse.Namespace, test: Any, search: Search, where: Path, out: Path) -> dict[str, Any]:
     from harness.dossier.places import Worktrees
     from harness.dossier.search import History
+    from harness.evidence import write_atomic
 
     with Worktrees(where) as trees:
         carried = _carried(args, test, where, trees.repository)
+        if trees.changed():
+            search.say("note: files that were changed since HEAD are not looked at: commits are (--carry puts in a file as it is now)")
         for name, data in carried.items():
-            path = out / "carried" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            write_atomic(out / "carried" / name, data)
         fix = trees.resolve(args.fix) if args.fix else None
         history = History(test, trees, trees.resolve(args.good), trees.resolve(args.bad or "HEAD"), fix, carried)
         return search.commits(history, out, args.whole_commit)

@@ -23,13 +23,15 @@ __all__ = ["Commit", "Worktrees", "environment", "head", "hunks"]
 
 _OURS = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "gc.auto=0", "-c", "commit.gpgSign=false")
 
+_ALONE = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}  # the last: not even an index is refreshed
+
 
 def _git(folder: Path, *arguments: str, given: bytes | None = None) -> bytes:
     """What git prints. ConfigError with what it complains of."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", *_OURS, *arguments], cwd=folder, env={**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}, capture_output=True,
+            ["git", *_OURS, *arguments], cwd=folder, env={**kept, **_ALONE}, capture_output=True,
             input=given,
         )  # fmt: skip
     except OSError as error:
@@ -94,6 +96,10 @@ class Worktrees:
         """Takes all of them away."""
         shutil.rmtree(self._room, ignore_errors=True)
 
+    def changed(self) -> bool:
+        """Whether tracked files of the repository differ from its HEAD: a search of commits does not see that."""
+        return bool(_said(self.repository, "status", "--porcelain", "--untracked-files=no"))
+
     def resolve(self, name: str) -> Commit:
         """The commit that ``name`` means in the repository. ConfigError if there is none."""
         if name.startswith("-"):
@@ -125,13 +131,17 @@ class Worktrees:
             self._at[commit.id] = self.fresh(commit, carried)
         return self._at[commit.id]
 
-    def fresh(self, commit: Commit, carried: Mapping[str, bytes], patch: bytes = b"") -> Path:
-        """The same in a folder that nothing ran in, with a patch applied before the files are put in. ConfigError if it does not apply."""
+    def fresh(self, commit: Commit, carried: Mapping[str, bytes], patch: bytes = b"", reverse: bool = False) -> Path:
+        """The same in a folder that nothing ran in, with a patch applied, or taken back, before the files are put in.
+
+        ConfigError if it does not apply.
+        """
         self._made += 1
         folder = self._room / f"tree-{self._made}"
         _git(self._clone, "worktree", "add", "--quiet", "--detach", str(folder), commit.id)
         if patch:
-            _git(folder, "apply", "--unidiff-zero", "--whitespace=nowarn", "-", given=patch)
+            back = ("--reverse",) if reverse else ()
+            _git(folder, "apply", *back, "--unidiff-zero", "--whitespace=nowarn", "-", given=patch)
         _put(folder, carried)
         return folder
 

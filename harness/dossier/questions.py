@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -125,7 +126,12 @@ class Pieces:
         return {"items": f"items{self.suffix}", "settings": f"config{self.suffix}"}.get(self.kind, "")
 
     def identity(self, chosen: Sequence[int]) -> object:
-        return [self.argv(chosen, self.file), self.text(chosen) if self.file else "", places.head(self.cwd)]
+        return [self.argv(chosen, self.file), self.text(chosen) if self.file else "", self._state]
+
+    @cached_property
+    def _state(self) -> str:
+        """Of the code that is run: another commit, another answer."""
+        return places.head(self.cwd)
 
     def run(self, chosen: Sequence[int]) -> Raw:
         with tempfile.TemporaryDirectory(prefix="harness-dossier-") as room:
@@ -152,6 +158,8 @@ def flags(asked: Asked, cwd: Path, text: str) -> Pieces:
 
 def options(asked: Asked, cwd: Path, good: Path, bad: Path) -> Pieces:
     """Each difference of two configurations is a piece. ConfigError if there is none, or the command does not read the file."""
+    if good.suffix != bad.suffix:
+        raise ConfigError(f"{good} and {bad}: expected two files of one format")
     base = settings.read(good)
     changes = tuple(settings.differences(base, settings.read(bad)))
     if not changes:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.dossier import pages, places
+from harness.dossier import pages, places, proofs
 from harness.dossier.bisecting import Bisected, bisect
 from harness.dossier.minimal import ddmin, most_tests
 from harness.dossier.places import Commit, Worktrees
@@ -27,7 +27,7 @@ from harness.dossier.questions import Asked, Hunks, Pieces, Variants
 from harness.dossier.runs import Book, Raw, execute, outcome_of, pytest_report
 from harness.dossier.trials import MOST_LEARNT, Outcome, Rates, Trial, learnt, tried
 from harness.errors import ClaimError, ConfigError
-from harness.evidence import canonical, digest
+from harness.evidence import canonical, digest, write_atomic
 
 __all__ = ["Ended", "History", "Search"]
 
@@ -194,9 +194,9 @@ class Search:
         found = [variants.pieces[i] for i in kept]
         before, after = proof(f"the reproduction with {len(kept)} of {len(everything)} {variants.kind}", kept), proof("without them", none)
         fixed = kept[1:] if kept and without[kept[0]].outcome == "pass" else ()
-        proofs = {
-            "DO1": _first(before, after, "with the pieces", "without them"),
-            "DO3": _third(found, [without[i] for i in kept]),
+        proven = {
+            "DO1": proofs.mended(before, after, "with the pieces", "without them"),
+            "DO3": proofs.minimal(found, [without[i] for i in kept]),
             "DO4": self._regression(
                 pages.regression(variants, kept, self._runs(share)),
                 pages.regression(variants, fixed, self._runs(share)),
@@ -210,7 +210,8 @@ class Search:
             "file": variants.file,
             "text": variants.text(kept) if variants.file else "",
         }
-        return {"found": {"kind": variants.kind, "pieces": found, "of": len(everything)}, "reproduction": reproduction, "proofs": proofs}
+        told = {"kind": variants.kind, "pieces": found, "of": len(everything), "names": list(variants.pieces)}
+        return {"found": told, "reproduction": reproduction, "proofs": proven}
 
     def _runs(self, error: float) -> int:
         """How often a regression test must run the command, to miss a defect that is there with probability ``error`` at most."""
@@ -225,31 +226,15 @@ class Search:
         line, found = self._bisected(history, line)
         first, suspects = line[found.first], [line[place] for place in (*found.or_else, found.first)]
         parent = line[(found.or_else or (found.first,))[0] - 1]
+        cause, proven = ({}, {}) if whole else self._cause(history, parent, first)
         share = self.error / 4 / _PROOFS
-        proofs, fixed = self._right(history, parent, first, suspects, share)
-        cause: dict[str, Any] = {}
-        if not whole:
-            cause, third = self._cause(history, parent, first)
-            proofs["DO3"] = third
-        proofs["DO4"] = self._kept_test(history, first, parent, out, share)
-        told = {
-            "kind": "commits",
-            "commit": _told(first),
-            "or_else": [_told(each) for each in suspects[:-1]],
-            "parent": _told(parent),
-            "of": len(line) - 1,
-        }
-        reproduction = {
-            "argv": history.asked.shown(history.asked.argv),
-            "commit": first.id,
-            "carried": sorted(history.carried),
-            "fixed": fixed,
-        }
-        return {
-            "found": {**told, "sure": found.sure, "runs": found.runs, **cause},
-            "reproduction": reproduction,
-            "proofs": dict(sorted(proofs.items())),
-        }
+        right, fixed = self._right(history, (parent, first), suspects, str(cause.get("patch", "")), share)
+        proven |= {**right, "DO4": self._kept_test(history, first, parent, out, share)}
+        told: dict[str, Any] = {"kind": "commits", "commit": _told(first), "parent": _told(parent), "of": len(line) - 1}
+        told |= {"or_else": list(map(_told, suspects[:-1])), "sure": found.sure, "runs": found.runs, **cause}
+        argv = history.asked.shown(history.asked.argv)
+        reproduction = {"argv": argv, "commit": first.id, "carried": sorted(history.carried), "fixed": fixed}
+        return {"found": told, "reproduction": reproduction, "proofs": dict(sorted(proven.items()))}
 
     def _at(self, history: History, commit: Commit) -> tuple[object, Make]:
         return ["commit", history.identity(commit)], partial(history.run, commit)
@@ -278,63 +263,59 @@ class Search:
             line = history.trees.between(base, parents[1])
 
     def _right(
-        self, history: History, parent: Commit, first: Commit, suspects: Sequence[Commit], error: float
+        self, history: History, ends: tuple[Commit, Commit], suspects: Sequence[Commit], patch: str, error: float
     ) -> tuple[dict[str, Any], str]:
         """DO1 and DO2, and by what it was mended."""
-        before = self._proof("the parent", ["parent", history.identity(parent)], partial(history.run, parent), error)
-        broken = self._proof("the commit", ["first", history.identity(first)], partial(history.run, first), error)
-        bad = self._proof("the bad end", ["bad", history.identity(history.bad)], partial(history.run, history.bad), error)
-        without, where = self._reverted(history, first, suspects, error)
-        wrong = [
-            f"{name} {_was(trial)}"
-            for name, trial, wanted in (
-                ("the parent", before, "pass"),
-                ("the commit", broken, "fail"),
-                (f"without it {where}", without, "pass"),
-            )
-            if trial.outcome != wanted
-        ]
-        sentence = "; ".join(wrong) or f"the parent {_was(before)}, the commit {_was(broken)}, without it {where} the test {_was(without)}"
-        mended, fixed = (
-            (without, f"without it {where}") if history.fix is None else (self._fix(history, history.fix, error), str(history.fix))
-        )
+
+        def at(what: str, commit: Commit) -> Trial:
+            return self._proof(what, [what, history.identity(commit)], partial(history.run, commit), error)
+
+        parent, first = (at(name, commit) for name, commit in zip(("the parent", "the commit"), ends, strict=True))
+        bad = at("the bad end", history.bad)
+        without, where = self._reverted(history, ends[1], suspects, patch, error)
+        after, fixed = (without, f"taken back {where}") if history.fix is None else (at("the fix", history.fix), f"at {history.fix}")
         return {
-            "DO1": _first(bad, mended, "at the bad end", f"at {fixed}" if history.fix else fixed),
-            "DO2": _proof(not wrong, sentence),
+            "DO1": proofs.mended(bad, after, "at the bad end", fixed),
+            "DO2": proofs.bisected(parent, first, without, where),
         }, fixed
 
     def _proof(self, what: str, identity: object, make: Make, error: float) -> Trial:
+        """A run of its own: none of the search counts."""
         return self._tried("proof", what, ["proof", identity], make, error)
 
-    def _fix(self, history: History, fix: Commit, error: float) -> Trial:
-        return self._proof("the fix", ["fix", history.identity(fix)], partial(history.run, fix), error)
-
-    def _reverted(self, history: History, first: Commit, suspects: Sequence[Commit], error: float) -> tuple[Trial, str]:
-        """The bad end without the commit; where that does not apply, the commit taken back on the spot."""
-        newest_first = list(reversed(suspects))
-        for top, where in ((history.bad, "at the bad end"), (first, "on the spot (later commits build upon it)")):
+    def _reverted(self, history: History, first: Commit, suspects: Sequence[Commit], patch: str, error: float) -> tuple[Trial, str]:
+        """The bad end without the commit, or without the hunks that are needed; where neither applies, taken back on the spot."""
+        trees, newest_first = history.trees, list(reversed(suspects))
+        ways: list[tuple[str, Callable[[], Path]]] = [
+            ("at the bad end", partial(trees.reverted, history.bad, newest_first, history.carried)),
+            ("on the spot (later commits build upon it)", partial(trees.reverted, first, newest_first, history.carried)),
+        ]
+        if patch:
+            back = partial(trees.fresh, history.bad, history.carried, patch.encode("utf-8", "surrogateescape"), reverse=True)
+            ways.insert(1, ("at the bad end, by its needed hunks alone (later commits build upon the rest),", back))
+        for where, make in ways:
             try:
-                folder = history.trees.reverted(top, newest_first, history.carried)
+                folder = make()
             except ConfigError:
                 continue
-            identity = ["revert", history.identity(top), [each.id for each in suspects]]
+            identity = [where, history.identity(history.bad), [each.id for each in suspects]]
             try:
                 return self._proof(f"taken back {where}", identity, partial(history.inside, folder), error), where
             finally:
-                history.trees.drop(folder)
-        return Trial("unresolved", 0, 0), "(it cannot be taken back)"
+                trees.drop(folder)
+        return Trial("unresolved", 0, 0), "nowhere, since it does not apply,"
 
     def _cause(self, history: History, parent: Commit, first: Commit) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Which hunks of the commit are needed."""
+        """Which hunks of the commit are needed, and DO3."""
         variants = Hunks.of(history.asked, history.trees, parent, first, history.carried)
         try:
             kept, without = self._reduce(variants, self.error / 4)
         except ValueError:
-            return {}, _proof(False, "the commit's own hunks, put on its parent, do not fail as it does: it cannot be made smaller")
-        patch = variants.patch(kept).decode("utf-8", "replace")
-        return {"hunks": [variants.pieces[i] for i in kept], "of_hunks": len(variants.pieces), "patch": patch[:20_000]}, _third(
-            [variants.pieces[i] for i in kept], [without[i] for i in kept]
-        )
+            return {}, {"DO3": proofs.proof(False, "the commit's own hunks, put on its parent, do not fail as it does")}
+        names = [variants.pieces[i] for i in kept]
+        patch = variants.patch(kept).decode("utf-8", "surrogateescape")
+        told = {"hunks": names, "of_hunks": len(variants.pieces), "patch": patch}
+        return told, {"DO3": proofs.minimal(names, [without[i] for i in kept])}
 
     # --- the regression test ------------------------------------------------------------------------------
 
@@ -345,7 +326,7 @@ class Search:
                 self._proof(f"the regression test at {commit}", ["kept", history.identity(commit)], partial(history.run, commit), error)
                 for commit in (first, parent)
             )
-            return {**_first(broken, other, "at the commit", "at its parent"), "test": " ".join(history.asked.argv)}
+            return {**proofs.mended(broken, other, "at the commit", "at its parent"), "test": " ".join(history.asked.argv)}
         text = pages.command_test(history.asked.shown(history.asked.argv), self._runs(error), history.asked.limit_s)
         return self._regression(text, text, out, *(history.trees.at(commit, history.carried) for commit in (first, parent)))
 
@@ -353,14 +334,13 @@ class Search:
         """Writes the test, and runs it on the broken side and its twin on the other."""
         path, twin = out / pages.TEST, out / ".fixed" / pages.TEST
         for file, text in ((path, broken), (twin, fixed)):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            write_atomic(file, text.encode("utf-8", "backslashreplace"))
         try:
             trials = self._pytest(path, cwd, "broken"), self._pytest(twin, other, "other")
         finally:
             twin.unlink()
             twin.parent.rmdir()
-        return {**_first(*trials, "on the broken side", "on the other"), "test": pages.TEST}
+        return {**proofs.mended(*trials, "on the broken side", "on the other"), "test": pages.TEST}
 
     def _pytest(self, path: Path, cwd: Path, side: str) -> Trial:
         report = path.with_suffix(".xml")
@@ -373,31 +353,6 @@ class Search:
         found = Trial(outcome, 1, int(outcome == "fail"))
         self._step("proof", f"the regression test on the {side} side", found, raw.seconds)
         return found
-
-
-# --- proofs -------------------------------------------------------------------------------------------
-
-
-def _proof(holds: bool, sentence: str) -> dict[str, Any]:
-    return {"holds": holds, "sentence": sentence}
-
-
-def _was(trial: Trial) -> str:
-    word = {"pass": "passes", "fail": "fails", "unresolved": "cannot be told"}[trial.outcome]
-    return f"{word} ({trial.failed} of {trial.runs} runs failed)" if trial.runs > 1 else word
-
-
-def _first(before: Trial, after: Trial, where: str, other: str) -> dict[str, Any]:
-    return _proof(before.outcome == "fail" and after.outcome == "pass", f"{where} it {_was(before)}, {other} it {_was(after)}")
-
-
-def _third(names: Sequence[str], without: Sequence[Trial]) -> dict[str, Any]:
-    """Minimal if it passes without any one piece. Where it cannot be run without one, that is said: the piece is needed to run at all."""
-    open_ends = [name for name, trial in zip(names, without, strict=True) if trial.outcome != "pass"]
-    sentence = f"without any one of {len(names)} pieces it passes" if names else "nothing is needed"
-    if open_ends:
-        sentence = f"without {open_ends[0]!r} it cannot be told ({len(open_ends)} of {len(names)} pieces)"
-    return _proof(bool(names) and not open_ends, sentence)
 
 
 def _told(commit: Commit) -> dict[str, str]:

@@ -41,8 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     ours, flags = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     args = _parser().parse_args(ours)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # the server is stopped on the way out
     try:
         if args.max_tokens < 1:
             raise ConfigError(f"--max-tokens {args.max_tokens}: expected at least 1")
@@ -127,6 +125,7 @@ def _expected(args: argparse.Namespace, reference: Path) -> tuple[list[Expected]
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is stopped on the way out
     with contextlib.suppress(KeyboardInterrupt):
         sys.exit(main())
     sys.exit(130)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -158,3 +160,33 @@ def test_the_test_it_writes_reads_as_python_whatever_stands_in_the_file():
 
     text = pages.command_test(["echo", "ü\U0001f600'\"\\\n{x}"], 3, 60)
     assert ast.literal_eval(ast.parse(text).body[3].value) == ["echo", "ü\U0001f600'\"\\\n{x}"]
+
+
+def test_sigterm_ends_the_command_and_takes_the_worktrees_away(tmp_path):
+    """And what was run is kept: the same command line goes on."""
+    case = planted.make(planted.slip, tmp_path)
+    (tmp_path / "room").mkdir()
+    (tmp_path / "slow.sh").write_text(f"touch {tmp_path}/started; sleep 600; touch {tmp_path}/late\n")
+    argv = [
+        sys.executable,
+        "-m",
+        "harness",
+        "dossier",
+        "--command",
+        f"sh {tmp_path}/slow.sh",
+        "--good",
+        "HEAD~3",
+        "--out",
+        f"{tmp_path}/out",
+    ]
+    process = subprocess.Popen(
+        argv, cwd=case.folder, env={**os.environ, "TMPDIR": str(tmp_path / "room")}, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in said
+    assert not list((tmp_path / "room").iterdir())
+    assert subprocess.run(["pgrep", "-f", f"{tmp_path}/slow.sh"], capture_output=True).stdout == b""
