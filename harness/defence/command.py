@@ -10,9 +10,12 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
+
+if TYPE_CHECKING:
+    from harness.defence.defending import Asked
 
 __all__ = ["add_parser"]
 
@@ -78,8 +81,7 @@ def add_parser(verbs: Any) -> None:
 def _defend(args: argparse.Namespace) -> int:
     from harness import evidence
     from harness.defence import page
-    from harness.defence.defending import Asked, defend
-    from harness.progress import to_terminal
+    from harness.defence.defending import Asked
     from harness.store import default_root
 
     if not 0 < args.alpha < 0.5:
@@ -90,13 +92,25 @@ def _defend(args: argparse.Namespace) -> int:
             args.report, keep, (args.store or default_root()).absolute(), tuple(args.only), args.repo, args.commit, args.here, args.fresh,
             args.loads, args.lifecycle, tuple(args.subject), tuple(args.data), args.seal, args.alpha,
         )  # fmt: skip
-        record = defend(asked, _say, to_terminal())
+        record = _defended(asked)
     evidence.write_atomic(out / "defence.json", evidence.canonical(record))
     evidence.write_atomic(out / "defence.html", page.render(record).encode("utf-8", "backslashreplace"))
     for line in page.lines(record):
         print(line)
     print(f"defence  {out / 'defence.html'}")
     return 0 if record["stands"] else 1
+
+
+def _defended(asked: Asked) -> dict[str, Any]:
+    from harness.defence.defending import defend
+    from harness.progress import to_terminal
+
+    try:
+        return defend(asked, _say, to_terminal())
+    except OSError as error:
+        if isinstance(error, HarnessError):
+            raise
+        raise HarnessError(f"the defence cannot go on: {error}. What was measured lies in {asked.keep}; with --keep it is kept") from error
 
 
 def _say(line: str) -> None:
@@ -108,8 +122,9 @@ def _say(line: str) -> None:
 def _out(args: argparse.Namespace) -> Path:
     """Where the outcome goes: beside the measurements that are kept, or into the folder one stands in; never into the report."""
     found: Path = args.out or (args.keep / "out" if args.keep else Path(f"defence-{args.report.resolve().name}"))
-    if args.report.resolve() in (found.resolve(), *found.resolve().parents):
-        raise ConfigError(f"--out {found}: lies in the report, which is evidence and stays as it is; name another folder")
+    for option, folder in (("--out", found), ("--keep", args.keep or found)):
+        if args.report.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise ConfigError(f"{option} {folder}: lies in the report, which is evidence and stays as it is; name another folder")
     return found
 
 

@@ -142,7 +142,19 @@ def test_an_unknown_claim_or_stage(report, capsys, tmp_path):
 
 
 def test_the_report_is_never_written_to(report, capsys):
-    assert "lies in the report" in refused(capsys, str(report), "--out", str(report / "defence"))
+    assert "--out" in refused(capsys, str(report), "--out", str(report / "defence"))
+    said = refused(capsys, str(report), "--keep", str(report / "keep"), "--out", str(report.parent / "out"))
+    assert "--keep" in said and "lies in the report" in said
+
+
+def test_a_full_disk_is_one_line(report, capsys, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rerun, "same_pages", full)
+    said = refused(capsys, str(report), "--keep", str(tmp_path / "keep"), "--out", str(tmp_path / "out"))
+    assert said.count("\n") == 1 and "No space left on device" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_report_outside_of_any_repository(report, capsys, tmp_path):
