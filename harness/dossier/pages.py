@@ -21,6 +21,7 @@ __all__ = ["TEST", "command_test", "lines", "markdown", "page", "regression", "s
 Record = Mapping[str, Any]
 
 TEST = "test_regression.py"
+FILE = "{file}"  # in an argv: where the file goes that the command reads
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 PROOFS = {
     "DO1": "the reproduction fails before the fix and passes after it",
@@ -65,14 +66,11 @@ def regression(variants: Pieces, chosen: Sequence[int], runs: int) -> str:
     """A test that runs the command with these pieces, as often as a defect that shows now and then needs."""
     if not variants.file:
         return command_test(variants.asked.shown(variants.argv(chosen, "")), runs, variants.asked.limit_s)
-    argv = variants.asked.shown(variants.argv(chosen, _FILE))
+    argv = variants.asked.shown(variants.argv(chosen, FILE))
     constants = f"NAME, TEXT = {variants.file!r}, {_literal(variants.text(chosen))}\n"
     prepare = '    path = tmp_path / NAME\n    path.write_text(TEXT, encoding="utf-8")\n'
-    words = f'(word.replace("{_FILE}", str(path)) for word in ARGV[1:])'
+    words = f'(word.replace("{FILE}", str(path)) for word in ARGV[1:])'
     return _filled(argv, runs, variants.asked.limit_s, constants, "tmp_path", prepare, words)
-
-
-_FILE = "{file}"
 
 
 def command_test(argv: Sequence[str], runs: int, limit_s: float) -> str:
@@ -106,7 +104,8 @@ def script(record: Record) -> str:
     if not made["file"]:
         return f"{head}{shlex.join(argv)}\n"
     mark = f"END_{digest(made['text'].encode())[:12]}"  # nothing in the text ends it
-    shown = " ".join(f'"$room/{made["file"]}"' if word == made["file"] else shlex.quote(word) for word in argv)
+    place = f'"$room/{made["file"]}"'
+    shown = " ".join(place.join(shlex.quote(part) if part else "" for part in word.split(FILE)) or "''" for word in argv)
     return f"{head}room=$(mktemp -d)\ncat > \"$room/{made['file']}\" <<'{mark}'\n{made['text']}{mark}\n{shown}\n"
 
 

@@ -35,5 +35,5 @@ def bisected(parent: Trial, commit: Trial, without: Trial, where: str) -> dict[s
 def minimal(names: Sequence[str], without: Sequence[Trial]) -> dict[str, Any]:
     """DO3: it passes without any one piece. Where it cannot be run without one, that is said, and nothing is proven."""
     open_ends = [f"without {name!r} it {was(trial)}" for name, trial in zip(names, without, strict=True) if trial.outcome != "pass"]
-    sentence = f"without {'it' if len(names) == 1 else f'any one of the {len(names)}'} it passes" if names else "no piece is needed"
+    sentence = f"without {'it' if len(names) == 1 else f'any one of the {len(names)}'} the test passes" if names else "no piece is needed"
     return proof(bool(names) and not open_ends, "; ".join(open_ends) or sentence)

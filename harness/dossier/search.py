@@ -206,7 +206,7 @@ class Search:
             ),
         }
         reproduction = {
-            "argv": variants.asked.shown(variants.argv(kept, variants.file)),
+            "argv": variants.asked.shown(variants.argv(kept, pages.FILE)),
             "file": variants.file,
             "text": variants.text(kept) if variants.file else "",
         }

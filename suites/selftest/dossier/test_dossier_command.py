@@ -91,6 +91,17 @@ def test_a_pytest_test_written_today_is_put_into_each_commit(ask, tmp_path, monk
     assert (tmp_path / "out" / "carried" / "test_price.py").is_file()
 
 
+def test_settings_go_into_the_file_wherever_the_command_names_it(ask, tmp_path):
+    (tmp_path / "good.toml").write_text("a = 1\n[b]\nc = 'it''s'\nd = 2\n".replace("'it''s'", '"it\'s"'))
+    (tmp_path / "bad.toml").write_text('a = 2\n[b]\nc = "x y"\nd = 3\n')
+    (tmp_path / "read.sh").write_text('! grep -q \'b.c = "x y"\' "${1#--config=}"\n')
+    argv = ("--command", "sh read.sh --config={config} ''", "--good-config", "good.toml", "--bad-config", "bad.toml")
+    status, _, record = ask(tmp_path, *argv)
+    assert status == 0 and record["found"]["pieces"] == ['b.c: "it\'s" -> "x y"']
+    assert subprocess.run(["sh", str(tmp_path / "out" / "repro.sh")], cwd=tmp_path).returncode == 1
+    assert "--config=\"$room/config.toml\" ''" in (tmp_path / "out" / "repro.sh").read_text()
+
+
 @pytest.mark.parametrize("build", [planted.no_flags, planted.always, planted.otherwise])
 def test_no_cause_is_invented(ask, tmp_path, build):
     case = planted.make(build, tmp_path)
