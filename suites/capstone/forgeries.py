@@ -308,7 +308,7 @@ def _twice(run: Path) -> None:
     path.write_text(path.read_text("utf-8").replace('\n "tier": ', '\n "tier": "smoke",\n "tier": ', 1), "utf-8")
 
 
-def _strict(rows: list[Record]) -> list[Record]:
+def _exchanged(rows: list[Record]) -> list[Record]:
     """An arm that lost swaps names with the other."""
     names = {"new": "old", "old": "new"}
     return [{**row, "arm": names.get(row.get("arm", "one"), row.get("arm", "one"))} for row in rows]
@@ -373,7 +373,7 @@ SEEN: tuple[Forgery, ...] = (
     Forgery("an item dropped, the count kept", _in(_gated, lambda r: r["measurement"]["samples"].update(rows=1)), "rows, expected 1"),
     Forgery("an item put in twice", _rows(_gated, lambda rows: [*rows, rows[0]]), _DERIVED),
     Forgery("an exclusion added", _rows(_gated, _first(lambda row: row.update(value=None, status="excluded"))), _DERIVED),
-    Forgery("the arms exchanged", _rows(_armed, _strict), _DERIVED),
+    Forgery("the arms exchanged", _rows(_armed, _exchanged), _DERIVED),
     Forgery("rows of a control flipped", _rows(_gated, lambda rows: rows[: len(rows) // 2], of="control"), _DERIVED),
     Forgery("rows taken from elsewhere", _in(_gated, _elsewhere), "lies outside the bundle"),
     Forgery("rows behind a link", _linked, "lies outside the bundle"),

@@ -325,8 +325,33 @@ def _mutation() -> Iterator[str]:
     yield from table(list(everything[0]), [list(r.values()) for r in everything])
 
 
+def _bundles() -> Iterator[str]:
+    yield "## Runs that were touched, and runs that were shot"
+    yield ""
+    changes, forged, shot = rows("tamper"), rows("forgeries"), rows("kills")
+    derived, unnamed = sum(r["seen"] == "derivation" for r in forged), sum(r["named"] != "True" for r in forged)
+    bad = sum(int(r[name]) for r in shot for name in ("lost", "unreadable", "orphans", "litter"))
+    yield from text(
+        f"`tamper.csv`: {_total(changes, 'made')} changes of one byte anywhere in `reports/example`,",
+        f"{_total(changes, 'undetected')} undetected. `forgeries.csv`: {len(forged)} edits of a run that was then sealed anew,",
+        f"{unnamed} not named: {derived} by derivation, each by its own line; {len(forged) - derived} runs that were judged,",
+        "rendered and sealed all over contradict themselves nowhere, and only the seal that was quoted tells.",
+        "By `suites.selftest.quality.tamper`.",
+    )
+    yield ""
+    yield from text(
+        f"`kills.csv`: {len(shot)} runs ended by SIGKILL at any moment, half of them with two workers.",
+        f"{_total(shot, 'reported')} claims had been reported as finished; claims lost, files that cannot be read or are half-written,",
+        f"processes left behind: {bad}. By `suites.selftest.quality.kills`.",
+    )
+
+
+def _total(table: Iterable[Row], column: str) -> int:
+    return sum(int(r[column]) for r in table)
+
+
 _SECTIONS = (
-    _head, _size, _leaks, _oracles, _slo, _sequential, _families, _clusters, _raters, _changes, _planner, _mutation,
+    _head, _size, _leaks, _oracles, _slo, _sequential, _families, _clusters, _raters, _changes, _planner, _mutation, _bundles,
 )  # fmt: skip
 
 
