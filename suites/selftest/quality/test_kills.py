@@ -18,7 +18,7 @@ def test_what_was_reported_finished_stays(number):
 
 
 def test_the_committed_table_is_whole_and_clean():
-    rows = list(csv.DictReader(kills.PAGE.open()))
+    rows = list(csv.DictReader(kills.PAGE.read_text().splitlines()))
     assert [int(row["kill"]) for row in rows] == list(range(200))
     assert {row["workers"] for row in rows} == {"0", "2"} and {row["shot"] for row in rows} == {"process", "controller", "worker"}
     assert {row[name] for row in rows for name in ("lost", "unreadable", "orphans", "litter")} == {"0"}
