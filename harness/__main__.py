@@ -10,6 +10,7 @@
     recheck  derive every verdict of a run again, offline, with the standard library
     report   render a run's report.html and summary.md again
     export   a run for other tools (CTRF, JUnit, in-toto, SARIF), and its model card
+    track    a run into MLflow, offline, and promotion of what passed
     data     audit, compare and lock datasets
     label    blind sheets for people to label, read back, and how far they agree
     history  claims over many runs, where they changed, and which are flaky
@@ -73,6 +74,7 @@ _ELSEWHERE = {
     "data": ("harness.audit.command", "audit, compare and lock datasets"),
     "dossier": ("harness.dossier.command", "reproduce, bisect and prove a defect, and leave a test that stays"),
     "export": ("harness.report.exports.command", "a run for other tools (CTRF, JUnit, in-toto, SARIF), and its model card"),
+    "track": ("harness.tracking.command", "a run into MLflow, offline, and promotion of what passed"),
     "label": ("harness.evals.judges.command", "blind sheets for people to label, read back, and how far they agree"),
     "load": ("harness.serve.command", "whether a server keeps its latency limits at a rate"),
 }

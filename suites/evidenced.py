@@ -7,13 +7,14 @@ know of no order: there, and where this run measured nothing of the model, it is
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from harness import Subject, evidence
 from harness.errors import MissingNeed
+from harness.recheck import releases
 from harness.report import exports
 from harness.report.exports.card import of_model
 from harness.store import digest_json
@@ -48,8 +49,25 @@ class Evidences:
                 self.read[path] = exports.of_evidence(path, "" if here else exports.seal(path))
             if any(c.file and c.measurement for c in of_model(self.read[path].run, name)):
                 return Evidenced(self.read[path], name, here)
+        raise self._missing(f"is about {name}")
+
+    def released(self) -> tuple[exports.Bundle, bool]:
+        """The evidence of a run that decides on releases, and whether it is this one. MissingNeed where none does."""
+        for path, here in self.places:
+            if path not in self.read:
+                self.read[path] = exports.of_evidence(path, "" if here else exports.seal(path))
+            run = self.read[path].run
+            if here and run.plan.get("releases") and any(c.measurement for c in run.claims):  # not yet written, but what it rests on is
+                records = self.read[path].records.values()
+                verdicts = {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records}
+                return replace(self.read[path], run=replace(run, releases=releases(run.plan, verdicts))), here
+            if run.releases:
+                return self.read[path], here
+        raise self._missing("decides on a release")
+
+    def _missing(self, what: str) -> MissingNeed:
         how = "let the claims about it run before, in one process: pytest, or pytest --only quant,card,track"
-        raise MissingNeed("evidence", f"no evidence of this run, and none of reports/example, is about {name}", how)
+        return MissingNeed("evidence", f"no evidence of this run, and none of reports/example, {what}", how)
 
 
 @pytest.fixture(scope="session")
