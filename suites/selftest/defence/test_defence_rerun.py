@@ -111,6 +111,20 @@ def test_a_test_that_is_gone_contradicts(report):
     assert record["counts"]["agrees"] == 1
 
 
+def test_with_the_present_tree_a_claim_that_was_changed_since_is_no_contradiction(report):
+    tests = report.parent.parent / "test_claims.py"
+    text = tests.read_text()
+    tests.write_text(text.replace("at_most(20.0)", "at_most(30.0)"))
+    try:
+        status, record, said = small.defend(report, "--here", "--only", "tickets.length,tickets.asked")
+    finally:
+        tests.write_text(text)
+    assert status == 0, said
+    assert record["measured_with"]["here"] is True
+    assert record["counts"]["agrees"] == record["counts"]["not rerun"] == 1
+    assert "bound at_most(20) in the report, at_most(30) in the code" in said
+
+
 # --- bad input: one line, and nothing measured ------------------------------------------------------
 
 
