@@ -119,7 +119,7 @@ class Search:
         else:
             seen_good, seen_bad = (Trial(runs[0] if runs else "unresolved", len(runs), runs.count("fail")) for runs in (goods, bads))
         for name, seen in (("bad", seen_bad), ("good", seen_good)):
-            self.ends[name] = {**seen._asdict(), "said": self.ends.get(name, {}).get("said", "")}
+            self.ends[name] = seen._asdict()
             self._step("ends", f"the {name} end", seen, time.monotonic() - began)
         self._must_differ(seen_good, seen_bad)
 
