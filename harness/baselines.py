@@ -154,9 +154,8 @@ def entry(record: Mapping[str, Any], measured: Measured, **more: Any) -> dict[st
 
 def planned(approved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the plan seals of the baselines: all but who approved them, since evidence names no person."""
-    hidden = {"approved"}
     return {
-        name: {**{k: v for k, v in body.items() if k not in hidden}, "at": body["approved"]["at"]}
+        name: {**{key: value for key, value in body.items() if key != "approved"}, "at": body["approved"]["at"]}
         for name, body in sorted(approved.items())
     }
 

@@ -15,6 +15,7 @@ from harness.errors import HarnessError
 from harness.history import flaky, index, page, trends
 from harness.history.reading import Seen
 from harness.progress import to_terminal
+from harness.store import default_root
 
 __all__ = ["add_parser"]
 
@@ -46,7 +47,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--flaky", action="store_true", help="which claims came out differently where nothing they depend on did")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the trends as one page that stands alone")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a row per claim and run")
-    parser.add_argument("--index", type=Path, metavar="FILE", help="another index (default: history.sqlite in the cache folder)")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="where the index lies (default: $HARNESS_STORE or the cache folder)")
     parser.add_argument("--no-index", action="store_true", help="read each run, and keep nothing")
     parser.add_argument("--rebuild", action="store_true", help="throw the index away first")
     parser.set_defaults(verb=_history)
@@ -79,9 +80,12 @@ def _history(args: argparse.Namespace) -> int:
 
 
 def _index(args: argparse.Namespace) -> Path | None:
-    where: Path = args.index or index.default_index()
+    where = Path(args.index or default_root()) / index.NAME
     if args.rebuild:
-        index.forget(where)
+        try:
+            index.forget(where)
+        except OSError as error:
+            raise HarnessError(f"{where}: cannot be thrown away ({error}); remove it, or use --no-index") from error
     return None if args.no_index else where
 
 
@@ -95,20 +99,7 @@ def _as_csv(runs: Sequence[Seen]) -> str:
     writer.writerow(_COLUMNS)
     for one in runs:
         for s in one.said:
-            cells = [
-                one.run.name,
-                one.finished,
-                s.claim,
-                s.outcome,
-                s.reason,
-                s.estimate,
-                s.low,
-                s.high,
-                s.n,
-                s.kind,
-                s.metric,
-                s.bound,
-                s.subjects,
-            ]
-            writer.writerow([f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" and cell else cell for cell in cells])
+            told = (s.claim, s.outcome, s.reason, s.estimate, s.low, s.high, s.n, s.kind, s.metric, s.bound, s.subjects)
+            cells = (one.run.name, one.finished, *told)
+            writer.writerow([f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell for cell in cells])
     return out.getvalue()

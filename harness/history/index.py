@@ -17,9 +17,10 @@ from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 
 from harness.history.reading import Said, Seen, read
-from harness.store import default_root
 
-__all__ = ["default_index", "forget", "seen"]
+__all__ = ["NAME", "forget", "seen"]
+
+NAME = "lifecycle-history.sqlite"  # no other file is ever thrown away
 
 _VERSION = 1  # of the tables and of what is read from a run: another is thrown away
 _FIELDS = tuple(field.name for field in fields(Said))
@@ -31,11 +32,6 @@ _TABLES = (
 _BUSY = 20.0  # seconds to wait for another process
 
 Progress = Callable[[str, int, int], None]
-
-
-def default_index() -> Path:
-    """Where the index lies: beside the store of artifacts."""
-    return default_root() / "history.sqlite"
 
 
 def seen(

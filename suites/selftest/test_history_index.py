@@ -24,7 +24,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def base(tmp_path):
-    return tmp_path / "cache" / "history.sqlite"
+    return tmp_path / "cache" / index.NAME
 
 
 @pytest.fixture
@@ -220,6 +220,10 @@ def test_the_verb_by_way_of_its_index(runs, base, tmp_path, capsys, monkeypatch)
     assert main(["history", *folders, "--no-index"]) == 0
     assert main(["history", *folders, "--rebuild"]) == 0
     assert capsys.readouterr().out == 3 * first
+    (tmp_path / "mine.sqlite").write_text("of somebody else")
+    assert main(["history", *folders, "--rebuild", "--index", str(tmp_path / "mine.sqlite")]) == 1
+    assert (tmp_path / "mine.sqlite").read_text() == "of somebody else"
+    capsys.readouterr()
     base.write_bytes(b"x" * 9999)
     assert main(["history", *folders, "--csv", str(tmp_path / "h.csv")]) == 0
     assert "thrown away" in capsys.readouterr().err
