@@ -372,12 +372,12 @@ def check(run: Path, plan: Mapping[str, Any], records: Iterable[Mapping[str, Any
         return [f"{path}: changes, but the plan seals no baseline"] if path.exists() else []
     try:
         kept, again = evidence.read_json(path), changes(plan, records, measured)
-    except (EvidenceError, KeyError, TypeError, ValueError, AttributeError) as error:
+        if path.read_bytes() == evidence.canonical(again):
+            return []
+    except (EvidenceError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         return [f"{path}: {error}"]
-    if evidence.canonical(kept) == evidence.canonical(again):
-        return []
     fields = [key for key in again or {} if not isinstance(kept, dict) or kept.get(key) != (again or {})[key]]
-    return [f"{path}: it cannot be derived again: {', '.join(fields) or 'keys'} differ"]
+    return [f"{path}: it cannot be derived again: {', '.join(fields) or 'its form or its keys'} differ"]
 
 
 def line(found: Mapping[str, Any]) -> str:

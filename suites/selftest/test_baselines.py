@@ -315,6 +315,9 @@ def test_recheck_derives_the_changes_again(tmp_path, folder):
         evidence.seal_bundle(run)
         (problem,) = recheck(run).problems
         assert "changes.json: it cannot be derived again" in problem
+    path.write_bytes(evidence.canonical(said).replace(b"{\n", b'{\n "same": 99,\n', 1))  # a key that stands twice
+    evidence.seal_bundle(run)
+    assert "its form or its keys differ" in recheck(run).problems[0]
     path.unlink()
     evidence.seal_bundle(run)
     assert "missing from the bundle" in recheck(run).problems[0]
