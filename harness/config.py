@@ -12,7 +12,8 @@
 [tiers.smoke]          items, texts, requests (0: all), blocks, seeds: how much of each a tier uses; leave_out: claims that it does not
                        ask for, by id ("T10", "T10.kill") or by what they are about ("gguf-q4_0")
 [claims."ID"]          bound, alpha, min_n, expected of one claim, or of a family (id before "[");
-                       expect = "fails" with why = "..." for what is known to be broken
+                       expect = "fails" with why = "..." for what is known to be broken;
+                       risk = "...": what it means if it does not hold, in the words of the report's risk notes
 [[release]]            name, rule = "all" | "any" | "exploratory", claims = families or claims by name ("Q1", "Q1.flips";
                        "Q8?" where a build has one): what each build must show before it may go out, in this order
 """
@@ -210,6 +211,7 @@ class Override:
     expected: float | None = None
     expect: str = "holds"
     why: str = ""
+    risk: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,11 @@ class Settings:
     def override(self, claim_id: str) -> Override | None:
         """What is said of this very claim, else of its family (the id before ``[``)."""
         return self.claims.get(claim_id) or self.claims.get(claim_id.partition("[")[0])
+
+    def risk(self, claim_id: str) -> str:
+        """What it means if this claim does not hold, as said of it or of its family; "" where nobody said."""
+        named = (self.claims.get(name) for name in (claim_id, claim_id.partition("[")[0]))
+        return next((said.risk for said in named if said and said.risk), "")
 
     def effective(self, claim: Claim) -> Claim:
         """``claim`` with what the lifecycle file overrides. Raises ClaimError if that is undecidable."""
@@ -504,7 +511,7 @@ def _tiers(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Tier]:
 
 
 def _claims(reader: _Reader, data: Mapping[str, Any]) -> dict[str, Override]:
-    shape = {"bound": dict, "alpha": float, "min_n": int, "expected": float, "expect": str, "why": str}
+    shape = {"bound": dict, "alpha": float, "min_n": int, "expected": float, "expect": str, "why": str, "risk": str}
     found = {}
     for name in reader.table(data, "claims", None):
         table = reader.table(data["claims"], name, shape, "claims")

@@ -350,7 +350,14 @@ def _plan_body(run: Run, handles: dict[str, ClaimHandle]) -> dict[str, Any]:
         "scorers": _scorer_digests(),
         "subjects": {s.name: s.scheme for s in run.settings.subjects.values()},
         "claims": [
-            {"claim": evidence.claim_to_json(h.claim), "test": h.item.nodeid, "source": h.source, "expect": h.expect, "why": h.why}
+            {
+                "claim": evidence.claim_to_json(h.claim),
+                "test": h.item.nodeid,
+                "source": h.source,
+                "expect": h.expect,
+                "why": h.why,
+                "risk": h.risk,
+            }
             for _, h in sorted(handles.items())
         ],
         "releases": _releases(run, sorted(handles)),
@@ -423,6 +430,7 @@ class ClaimHandle:
         said = run.settings.override(claim.id)
         self.expect = said.expect if said else "holds"
         self.why = said.why if said else ""
+        self.risk = run.settings.risk(claim.id)
         self.verdict: Verdict | None = None
         self.opened: dict[str, Subject] = {}
 
@@ -462,7 +470,7 @@ class ClaimHandle:
             raise EvidenceError(f"claim {self.claim.id}: checked twice; one claim leaves one evidence file")
         if self.run.unplanned:
             raise EvidenceError(self.run.unplanned)
-        notes = {"test": self.item.nodeid, "bound_from": self.source, "expect": self.expect, "why": self.why}
+        notes = {"test": self.item.nodeid, "bound_from": self.source, "expect": self.expect, "why": self.why, "risk": self.risk}
         evidence.write_evidence(
             self.run.folder, self.claim, verdict, plan_digest=self.run.plan_digest, tier=self.run.tier,
             measurement=measurement, controls=controls, provenance=self.run.provenance, notes=notes,

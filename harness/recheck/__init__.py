@@ -182,8 +182,9 @@ def _check_evidence(
         raise EvidenceError(f"the claim {claim.id} is not the one in the sealed plan (margin, alpha, n or text changed)")
     if record["tier"] != tier:
         raise EvidenceError(f"tier {record['tier']!r}, but the run was planned as {tier!r}")
-    said = {"test": "test", "bound_from": "source", "expect": "expect", "why": "why"}
-    changed = [note for note, key in said.items() if key in entry and record["notes"].get(note) != entry[key]]
+    said = {"test": "test", "bound_from": "source", "expect": "expect", "why": "why", "risk": "risk"}
+    told = {note: (record["notes"].get(note, ""), entry.get(key, "")) for note, key in said.items() if key in entry or note == "risk"}
+    changed = [note for note, (here, planned_) in told.items() if here != planned_]
     if changed:
         raise EvidenceError(f"its notes differ from the plan: {', '.join(changed)}")
     if path != evidence.evidence_path(run, claim.id):

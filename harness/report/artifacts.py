@@ -183,6 +183,7 @@ class Claimed:
 
     def __init__(self, run: Path, file: str, record: Mapping[str, Any]) -> None:
         self.run, self.file, self.record = run, file, record
+        self._by_item: dict[str, list[tuple[Source, Any]]] | None = None
         self.timeline: Mapping[str, list[float | None]] = {}  # what the server of this claim said of itself under load
 
     @property
@@ -212,6 +213,16 @@ class Claimed:
             return [json.loads(line) for line in text.split("\n") if line]
         except (OSError, EOFError, zlib.error, KeyError, ValueError):
             return []
+
+    def row(self, item: str) -> Holding:
+        """The rows of one item, as the page calls it."""
+        if self._by_item is None:
+            self._by_item = {}
+            named = str(((self.record.get("measurement") or {}).get("samples") or {}).get("file"))
+            for i, row in enumerate(self.rows, start=1):
+                shown = " ".join(clean(str(row.get("item"))).split())
+                self._by_item.setdefault(shown, []).append((f"{named}#{i}", row))
+        return Holding(self._by_item.get(item, []))
 
     @cached_property
     def samples(self) -> Holding:

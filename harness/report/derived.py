@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import records
 from harness.report.artifacts import Claimed, Files, Source
+from harness.report.rubric import MUSTS
 from harness.stats.intervals import clopper_pearson
 
 __all__ = ["of_claim", "of_claims", "of_files"]
@@ -349,7 +350,29 @@ def of_files(files: Files) -> Derived:
     for source, value in files.whole.parts:
         yield from ((float(len(inner)), f"{source}: entries of a list or table") for inner in _inside(value))
     subjects = (s for c in files.claims.values() for s in (c.record.get("measurement") or {}).get("subjects") or ())
+    yield from _musts(files)
     yield float(len({(str(s.get("name")), str(s.get("digest"))) for s in subjects})), "different subjects"
+
+
+def _musts(files: Files) -> Derived:
+    """Must-haves of the rubric: enough was judged, and something holds."""
+    found = 0
+    for must in MUSTS:
+        judged = [c for c in files.claims.values() if _outcome(c) in ("holds", "fails", "inconclusive") and _named(c, must.tests)]
+        verdicts = [c.record["verdict"] for c in judged]
+        most = {"claims": len(judged), "n": max((v.get("n") or 0 for v in verdicts), default=0),
+                "estimate": max((v.get("estimate") or 0 for v in verdicts), default=0)}[must.of]  # fmt: skip
+        found += most >= must.least and any(v["outcome"] == "holds" for v in verdicts)
+    yield from (
+        (float(len(MUSTS)), "must-haves"),
+        (float(found), "must-haves that are evidenced"),
+        (float(len(MUSTS) - found), "that are not"),
+    )
+
+
+def _named(c: Claimed, tests: Sequence[str]) -> bool:
+    test = c.id.partition("[")[0]
+    return any(f"{test}.".startswith(f"{wanted}.") for wanted in tests)
 
 
 def _outcome(c: Claimed) -> str:
@@ -377,6 +400,9 @@ _SORTED: Mapping[str, Callable[[Claimed], object]] = {
 
 def _gating(claims: Sequence[Claimed]) -> Derived:
     gating = [c for c in claims if not _known(c)]
+    silent = sum(_outcome(c) != "holds" and not any((c.record.get("notes") or {}).get(key) for key in ("risk", "why")) for c in claims)
+    amiss = sum(_outcome(c) != "holds" for c in claims)
+    yield from ((float(silent), "claims that do not hold, without a word"), (float(amiss - silent), "claims that do not hold, with a word"))
     yield from ((float(len(gating)), "claims that gate"), (float(sum(_outcome(c) == "holds" for c in gating)), "claims that gate and hold"))
 
 

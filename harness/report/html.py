@@ -9,9 +9,12 @@ from harness.report import contrasts, data, failures, figures, judges, mutants, 
 from harness.report.builds import builds_of
 from harness.report.datasets import datasets_of
 from harness.report.decision import decision
+from harness.report.glance import glance
 from harness.report.loads import loads_of
 from harness.report.markup import Html, badge, claim_id, link, said, scroll
 from harness.report.plots import mini
+from harness.report.risks import risks
+from harness.report.rubric import rubric
 from harness.report.style import CSS, DATA
 from harness.report.tensors import tensor_maps
 from harness.report.text import clean, number, one_line, span
@@ -32,6 +35,8 @@ def render(run: RunView) -> str:
     builds, datasets, loads = builds_of(run), datasets_of(run), loads_of(run)
     parts = [
         ("decision", "Which build", decision(run)),
+        ("risks", "Risks", risks(run)),
+        ("rubric", "Rubric", rubric(run)),
         ("tradeoff", "Quality against size, speed, memory", figures.tradeoff(builds)),
         ("builds", "Table of methods", figures.builds_table(run, builds)),
         ("releases", "May it go out", sections.releases(run)),
@@ -90,7 +95,7 @@ def _header(run: RunView) -> Html:
         f"<header><h1>{said(run.lifecycle or 'run', 200)}</h1>"
         f'<p class="meta">tier <strong>{said(run.tier or "not known")}</strong> · commit <code>{commit}</code> · {when} · '
         f"plan <code>{plan}</code></p>{warnings}"
-        f'<p class="release {_mood(run)}">{said(release(run))}</p>{_badges(run)}</header>'
+        f'<p class="release {_mood(run)}">{said(release(run))}</p>{_badges(run)}{glance(run)}</header>'
     )
 
 

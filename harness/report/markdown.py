@@ -10,9 +10,11 @@ from harness.report.builds import PER_BUILD, Build, arms, builds_of, sets_of
 from harness.report.choice import RULE, Option, Point, choice, headline
 from harness.report.data import figure_of, proofs
 from harness.report.datasets import Dataset, count, datasets_of
+from harness.report.glance import changed, missing
 from harness.report.judges import may_judge, of_judges
 from harness.report.loads import Seen, Served, loads_of, servers_of
 from harness.report.mutants import mutants_of, totals
+from harness.report.risks import gravest, risks_of
 from harness.report.text import DASH, SYMBOLS, number, one_line, span
 from harness.report.trainings import Training, trainings_of
 from harness.report.versus import compared
@@ -72,8 +74,33 @@ def _head(run: RunView) -> str:
     lines += [f"**{escape(release(run))}**", ""]
     lines += [" · ".join(f"{_shown(o)}: {k}" for o, k in run.counts.items() if k or o == "holds"), ""]
     plan = run.plan_digest[:12] or "missing"
+    lines += [*_first(run), ""]
     lines += [f"commit `{commit.replace('`', '')}` · {escape(finished)} · plan `{plan}`", ""]
     return "\n".join(lines)
+
+
+def _first(run: RunView) -> list[str]:
+    """What the first screen of the page says too: releases, what changed, must-haves, the gravest risks."""
+    if not run.claims:
+        return []
+    out = [
+        f"{_shown(str(v.get('outcome')))} {escape(name, 60)} (falsely ≤ {number(v.get('alpha'))})"
+        for name, v in sorted(run.releases.items())
+    ]
+    moved = [f"{escape(name, 100)} {escape(how, 100)}" for name, how in changed(run)]
+    counts, names = missing(run)
+    told = [f"{_shown(r.claim.outcome)} {escape(r.claim.id, 100)}: {escape(r.said, 160)}" for r in gravest(risks_of(run), _TOP)]
+    same = f"; {number(run.changes.get('same'))} as they were" if run.changes else ""
+    return [
+        f"- May it go out: {'; '.join(out) or 'no release was asked for'}",
+        f"- Since the baseline: {('; '.join(moved[:_TOP]) or 'nothing changed') + same if run.changes else 'no approved baseline'}",
+        f"- Must-haves: {counts['evidenced']} of {counts.total()} evidenced"
+        + (f"; not: {escape('; '.join(names), 1000)}" if names else ""),
+        f"- Gravest risks: {'; '.join(told) or 'none among its claims'}",
+    ]
+
+
+_TOP = 3  # of a kind, at the top
 
 
 def _shown(outcome: str) -> str:

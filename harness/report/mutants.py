@@ -16,7 +16,7 @@ from harness.report.markup import Html, claim_id, link, said, scroll, table
 from harness.report.text import DASH, SYMBOLS, number, span
 from harness.report.view import ClaimView, RunView
 
-__all__ = ["Mutant", "mutants", "mutants_of", "totals"]
+__all__ = ["Mutant", "mutants", "mutants_of", "suite_of", "totals"]
 
 _NAME = re.compile(r"planted(?: in the (?P<where>[^:]{1,40}))?: (?P<what>.*)", re.DOTALL)
 _ROWS = 2_000
@@ -50,14 +50,19 @@ class Mutant:
     @property
     def suite(self) -> str:
         """The folder under suites/ that the claim lies in, or its family."""
-        found = re.match(r"(?:.*/)?suites/([^/:]+)/", str(self.claim.notes.get("test") or ""))
-        return found.group(1) if found else self.claim.family or "other"
+        return suite_of(self.claim)
 
     @property
     def what(self) -> tuple[str, str]:
         """(where it was planted, what)."""
         found = _NAME.fullmatch(self.name)
         return (found["where"] or "", found["what"]) if found else ("", self.name)
+
+
+def suite_of(claim: ClaimView) -> str:
+    """The folder under suites/ that a claim lies in, or its family."""
+    found = re.match(r"(?:.*/)?suites/([^/:]+)/", str(claim.notes.get("test") or ""))
+    return found.group(1) if found else claim.family or "other"
 
 
 def mutants_of(run: RunView) -> list[Mutant]:

@@ -32,7 +32,7 @@ from harness.report.derived import of_claim, of_claims, of_files
 from harness.report.view import ClaimView
 from harness.report.visible import GAP, NAME, NUMBER, Piece, pieces
 
-__all__ = ["PAGES", "Entry", "NumberMap", "number_map"]
+__all__ = ["PAGES", "Entry", "NumberMap", "number_map", "resolved"]
 
 _ID = re.compile(r"[A-Z]{1,4}\d{0,2}\.\w+(?:\[[^\]\s]*\])?")
 _NAMED = 150  # claims that are named beside a number, at most
@@ -105,9 +105,18 @@ PAGES = ("report.html", "summary.md")
 def number_map(run: Path) -> NumberMap:
     """The map of the pages in ``run`` as they lie. EvidenceError if a page or a file is missing or cannot be read."""
     lying = {name: _read(run / name) for name in PAGES}
+    return NumberMap(resolved(run)(lying), tuple(differing(run)))
+
+
+def resolved(run: Path) -> Callable[[Mapping[str, str]], tuple[Entry, ...]]:
+    """What resolves pages, given by name, or parts of pages, in the files of ``run``, which are read once."""
     resolver = _Resolver(Files(run))
-    entries = [*resolver.entries(PAGES[0], pieces(lying[PAGES[0]])), *resolver.entries(PAGES[1], _of_markdown(lying[PAGES[1]]))]
-    return NumberMap(tuple(entries), tuple(differing(run)))
+    readers = {PAGES[0]: pieces, PAGES[1]: _of_markdown}
+
+    def entries(lying: Mapping[str, str]) -> tuple[Entry, ...]:
+        return tuple(entry for name, text in lying.items() for entry in resolver.entries(name, readers[name](text)))
+
+    return entries
 
 
 def _read(path: Path) -> str:
@@ -225,6 +234,9 @@ class _Resolver:
             return
         where = " > ".join(part for part in (piece.section, piece.row, piece.column) if part)
         near = self._near(piece)
+        if piece.section == "evidence" and piece.column and piece.row and near and (own := self._row(piece, near[0][0][0])):
+            yield from (Entry(shown, page, where, *own) for shown in (*(piece.text[a:b] for a, b in spans), *(m.group() for m in names)))
+            return
         whole = _Hit("scale", "its place on the axis") if straight or _doubling(piece.text) else self._whole(piece, near)
         within_ids = {i: m.group() for m in _ID.finditer(piece.text) if m.group() in self.files.claims for i in range(*m.span())}
         for start, end in spans:
@@ -261,8 +273,7 @@ class _Resolver:
         """A text of the run, or a structure, that stands in a file as it is."""
         if piece.kind != "said":
             return None
-        head, cut, rest = piece.text.partition("… [")
-        wanted = [piece.text, head] if cut and rest.endswith("shown]") else [piece.text]
+        wanted = _uncut(piece.text)
         for names, rows in near:
             for name in names:
                 for text in wanted:
@@ -276,6 +287,18 @@ class _Resolver:
         if key not in self.texts:
             self.texts[key] = self.known[name].text(text, rows)
         return self.texts[key]
+
+    def _row(self, piece: Piece, name: str) -> tuple[str, Source] | None:
+        """A cell of a table of rows: what its own row says, and nothing else; None where the page's row is none of the samples."""
+        claim = self.known[name].claim
+        own = claim.row(piece.row)
+        if not own.parts:
+            return None
+        for text in _uncut(piece.text):
+            if source := own.says(text) or own.holds(text):
+                return "text", source
+        found = [own.pool.find(m.group()) for m in NUMBER.finditer(piece.text)]
+        return ("row", found[0]) if found and found[0] and all(found) else ("", "")
 
     # --- one number ---------------------------------------------------------------------------
 
@@ -340,6 +363,12 @@ class _Resolver:
         commits = {str((c.record.get("provenance") or {}).get("code", {}).get("commit")): c.file for c in self.files.claims.values()}
         short = {commit[:12]: f"{file}#/provenance/code/commit" for commit, file in commits.items()}
         return {**self.files.names, **short, **found}
+
+
+def _uncut(text: str) -> list[str]:
+    """A text of the run, and what was shown of it where it was cut: "so long … [2,318 characters, the first 300 shown]"."""
+    head, cut, rest = text.partition("… [")
+    return [text, head.strip()] if cut and rest.endswith("shown]") else [text]
 
 
 def _segment(drawing: Piece, at: int) -> str:

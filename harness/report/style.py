@@ -51,6 +51,7 @@ a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:2px solid va
 code,pre,.mono{font:.88em/1.45 ui-monospace,SFMono-Regular,Menlo,"Liberation Mono","DejaVu Sans Mono",monospace}
 pre{background:var(--soft);border:1px solid var(--edge);border-radius:6px;padding:.6rem .8rem;overflow:auto;white-space:pre-wrap;
  overflow-wrap:anywhere;margin:.4rem 0}
+code{overflow-wrap:anywhere}
 .muted{color:var(--muted)}
 .small{font-size:.86rem}
 .skip{position:absolute;left:-99in}
@@ -70,6 +71,10 @@ pre{background:var(--soft);border:1px solid var(--edge);border-radius:6px;paddin
 .card{border:1px solid var(--edge);border-radius:8px;padding:.5rem .9rem .7rem;overflow-wrap:anywhere;font-size:.9rem}
 .card.picked{border:2px solid var(--holds)}
 .card .name{font-size:1.02rem}
+.card h3.name{margin:.1rem 0 .3rem}
+.glance{grid-template-columns:repeat(auto-fill,minmax(min(100%,17rem),1fr))}
+.glance .card p{margin:.2rem 0}
+ul.plain{list-style:none;padding-left:0!important}
 h4{margin:.5rem 0 0;font-size:.8rem;color:var(--muted);font-weight:600}
 .advice ul,.card ul{margin:.2rem 0;padding-left:1.1rem}
 li{margin:.15rem 0}

@@ -1,6 +1,6 @@
 """A run folder as what a page shows: read, checked for what is missing, grouped. Decides nothing.
 
-A pure function of plan.json, run.json, evidence/, samples/ and raw/. Files that this package writes, and
+A pure function of plan.json, run.json, release.json, changes.json, evidence/, samples/ and raw/. Files that this package writes, and
 the seal that is made after it, are not read: rendering again gives the same bytes.
 """
 
@@ -259,6 +259,7 @@ class RunView:
     claims: tuple[ClaimView, ...]
     unreadable: tuple[str, ...]  # files that should be evidence and are not
     releases: Mapping[str, Any] = field(default_factory=dict)  # release.json: the verdict on each build
+    changes: Mapping[str, Any] = field(default_factory=dict)  # changes.json: what is another than the approved baselines
     raw: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # by digest, what rows of loads were derived from
 
     @property
@@ -317,8 +318,9 @@ def load(run: Path) -> RunView:
     everything = tuple(sorted([*claims, *lost], key=lambda c: _natural(c.id)))
     tier = str(plan.get("tier") or next((c.tier for c in claims if c.tier), ""))
     releases = {name: said for name, said in _mapping(run / evidence.RELEASE).items() if isinstance(said, dict)}
+    changes = _mapping(run / "changes.json")
     lifecycle = str(plan.get("lifecycle") or "")
-    return RunView(lifecycle, tier, plan, plan_digest, facts, everything, tuple(unreadable), releases, _raw(run, claims))
+    return RunView(lifecycle, tier, plan, plan_digest, facts, everything, tuple(unreadable), releases, changes, _raw(run, claims))
 
 
 def _list(data: Mapping[str, Any], key: str) -> list[Any]:

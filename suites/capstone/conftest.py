@@ -8,6 +8,7 @@ import pytest
 
 from harness import evidence
 from harness.errors import MissingNeed
+from harness.types import Subject
 
 
 def pytest_addoption(parser):
@@ -24,3 +25,10 @@ def capstone_run(pytestconfig) -> Path:
     if not (run / evidence.BUNDLE).is_file():
         raise MissingNeed("capstone-run", f"no sealed run in {run}", "name one with --capstone-run DIR, like a folder below reports/")
     return run
+
+
+@pytest.fixture(scope="session")
+def reported(capstone_run) -> Subject:
+    """The run as a subject: its digest is its seal."""
+    seal = evidence.read_json(capstone_run / evidence.BUNDLE)["seal"]
+    return Subject(capstone_run.name, "run", capstone_run.name, str(seal))
