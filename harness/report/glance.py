@@ -108,6 +108,6 @@ def _risks(run: RunView) -> str:
 
 def _sealed(run: RunView) -> str:
     return (
-        f'<p class="meta">Sealed: the plan <code>{run.plan_digest[:16] or "missing"}</code>, before the first sample; all files, at the '
+        f'<p class="meta">Sealed: the plan <code>{run.plan_digest[:12] or "missing"}</code>, before the first sample; all files, at the '
         "end, by the seal that <code>python -m harness recheck</code> prints, which derives each verdict and this page again.</p>"
     )
