@@ -40,7 +40,7 @@ CSS = (
     + """
 *{box-sizing:border-box}
 html{scroll-padding-top:1rem}
-body{margin:0 auto;max-width:1240px;padding:1.5rem 1.25rem 4rem;background:var(--bg);color:var(--fg);
+body{overflow-wrap:break-word;margin:0 auto;max-width:1240px;padding:1.5rem 1.25rem 4rem;background:var(--bg);color:var(--fg);
  font:.94rem/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans","DejaVu Sans",sans-serif}
 h1{font-size:1.6rem;line-height:1.2;margin:0}
 h2{font-size:1.25rem;margin:2.2rem 0 .6rem;padding-bottom:.3rem;border-bottom:1px solid var(--edge)}

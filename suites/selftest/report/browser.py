@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -26,8 +28,8 @@ def program() -> str | None:
 class Browser:
     """One page of one browser; ``seen`` are the events it told of, as (method, parameters)."""
 
-    def __init__(self, to: int, of: int) -> None:
-        self.to, self.of = os.fdopen(to, "wb", buffering=0), os.fdopen(of, "rb")
+    def __init__(self, to: IO[bytes], of: BufferedReader) -> None:
+        self.to, self.of = to, of
         self.rest, self.last, self.session = b"", 0, ""
         self.seen: list[tuple[str, dict[str, Any]]] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
@@ -90,28 +92,29 @@ def browser(profile: Path) -> Iterator[Browser]:
     """A browser with a profile of its own; gone at the end, whatever happened."""
     here_out, there_in = os.pipe()
     there_out, here_in = os.pipe()
+    there = [fcntl.fcntl(one, fcntl.F_DUPFD, 10) for one in (there_out, there_in)]  # out of the way of 3 and 4
     found = program()
     assert found is not None
-    arguments = [found, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(  # 3 and 4 are the numbers the browser knows
-        ["/bin/sh", "-c", f'exec "$0" "$@" 3<&{there_out} 4>&{there_in}', *arguments],
-        pass_fds=(there_out, there_in), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+
+    def numbered() -> None:  # the numbers that the browser knows
+        os.dup2(there[0], 3)
+        os.dup2(there[1], 4)
+
+    process = subprocess.Popen(
+        [found, *FLAGS, f"--user-data-dir={profile}", "about:blank"], preexec_fn=numbered, pass_fds=(3, 4),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    os.close(there_out)
-    os.close(there_in)
-    made: Browser | None = None
-    try:
-        made = Browser(here_in, here_out)
-        yield made
-    finally:
-        _end(process, made.ask if made else None)
-        for stream in (made.to, made.of) if made else ():
-            stream.close()
+    for one in (there_out, there_in, *there):
+        os.close(one)
+    with os.fdopen(here_in, "wb", buffering=0) as to, os.fdopen(here_out, "rb") as of:
+        try:
+            yield Browser(to, of)
+        finally:
+            _end(process)
 
 
-def _end(process: subprocess.Popen[bytes], ask: Callable[..., Any] | None) -> None:
-    if ask is not None and process.poll() is None:
-        process.terminate()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:

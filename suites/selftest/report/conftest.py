@@ -110,6 +110,12 @@ def folder(tmp_path: Path) -> Callable[..., Folder]:
     return lambda name="run", **kwargs: Folder(tmp_path / name, **kwargs)
 
 
+@pytest.fixture(scope="session")
+def make_folder() -> Callable[[Path], Folder]:
+    """``make_folder(path)``: an empty run folder there, for fixtures of a module."""
+    return Folder
+
+
 def subject(name: str) -> Subject:
     return Subject(name, "recipe", f"recipe:{name}", hashlib.sha256(name.encode()).hexdigest(), {"file_type": name[5:]})
 
