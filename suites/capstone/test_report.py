@@ -78,7 +78,9 @@ def _by_place(entries: Iterable[Entry]) -> Iterable[Sample]:
 def test_risks_leave_nothing_out(claim, capstone_run, reported):
     page = _section((capstone_run / PAGES[0]).read_text("utf-8"), "risks")
     verdicts = {
-        r["claim"]["id"]: r["verdict"]["outcome"] for p in sorted((capstone_run / "evidence").glob("*.json")) if (r := evidence.read_json(p))
+        r["claim"]["id"]: r["verdict"]["outcome"]
+        for p in sorted((capstone_run / "evidence").glob("*.json"))
+        if (r := evidence.read_json(p))
     }
     planned = {c["claim"]["id"]: "lost" for c in evidence.read_json(capstone_run / evidence.PLAN)["claims"]}
     outcomes = {**planned, **verdicts}
