@@ -38,6 +38,13 @@ def sealed_anew(run: Path) -> Path:
             controls = [Control(c["name"], tuple(c["expect"]), _measurement(run, c["measurement"])) for c in record["controls"]]
             record["verdict"] = evidence.verdict_to_json(judge(claim, measurement, controls=controls))
         evidence.write_atomic(path, evidence.canonical(record))
+    used = {record["measurement"]["samples"]["file"] for record in map(evidence.read_json, (run / "evidence").glob("*.json"))}
+    used |= {
+        c["measurement"]["samples"]["file"] for path in (run / "evidence").glob("*.json") for c in evidence.read_json(path)["controls"]
+    }
+    for path in (run / "samples").iterdir():  # rows that nothing names any more would give it away
+        if path.relative_to(run).as_posix() not in used:
+            path.unlink()
     report.write(run)
     evidence.seal_bundle(run)
     return run
