@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["absent", "doubts", "lost", "unheeded"]
+__all__ = ["absent", "doubts", "lost", "orphans", "unheeded"]
 
 
 def lost(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
     """The claims that were planned and left no evidence."""
     return sorted({entry["claim"]["id"] for entry in plan["claims"]} - {record["claim"]["id"] for record in records})
+
+
+def orphans(plan: Mapping[str, Any]) -> list[str]:
+    """The baselines of a whole run that no claim answers to: a test went away, and what was approved of it stayed."""
+    asked = {entry["claim"]["id"] for entry in plan["claims"]}
+    return sorted(set(plan.get("baselines", ())) - asked) if plan.get("whole") else []
 
 
 def absent(records: Sequence[Mapping[str, Any]], allowed: Collection[str]) -> tuple[str, ...]:
@@ -46,7 +52,7 @@ def doubts(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]], facts:
     if facts.get("tier", plan["tier"]) != plan["tier"]:
         told.append(f"tier = {facts['tier']!r}, but the run was planned as {plan['tier']!r}")
     status = facts["exit_status"]
-    why = [*lost(plan, records), *unheeded(records), *absent(records, facts.get("allowed_missing", ()))]
+    why = [*lost(plan, records), *orphans(plan), *unheeded(records), *absent(records, facts.get("allowed_missing", ()))]
     if type(status) is not int or (status == 0 and why):
         told.append(f"exit_status = {status!r}, but the run cannot have ended so: {', '.join(why[:5]) or 'no number'}")
     return told

@@ -394,7 +394,14 @@ def test_a_run_of_pytest_seals_baselines_and_tells_what_changed(pytester, worker
     assert recheck(pytester.path / "new").problems == ()
     pytester.makepyfile(test_claims=PROJECT.replace("RIGHT", "95").replace('["a", "b"]', '["a"]'))
     result = pytester.runpytest_subprocess(*workers, "--run-dir", "gone")
-    result.stdout.fnmatch_lines(["gone: c?b?: no test makes it any more"])
+    assert result.ret == 1  # what was approved is never lost in silence
+    result.stdout.fnmatch_lines(["gone: c?b?: no test makes it any more", "orphan * c?b?: a baseline that no test answers to*"])
+    run = pytester.path / "gone" / "run.json"
+    facts = evidence.read_json(run)
+    assert facts["exit_status"] == 1 and recheck(pytester.path / "gone").problems == ()
+    run.write_bytes(evidence.canonical({**facts, "exit_status": 0}))
+    evidence.seal_bundle(pytester.path / "gone")
+    assert any("exit_status" in problem and "c[b]" in problem for problem in recheck(pytester.path / "gone").problems)
 
 
 def test_part_of_a_run_loses_no_claim_and_smoke_is_held_against_nothing(pytester):

@@ -1,0 +1,174 @@
+"""The end of a run: what was planned against what is there, the seal, the exit status, what the terminal says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import EvidenceError, HarnessError
+from harness.plugin.options import option, options
+from harness.plugin.order import BY_TIER, Clock
+from harness.plugin.session import NODE_RUN, RUN
+from harness.progress import clock
+
+EXIT_NOT_EVALUATED = 8
+_UNSEALED = pytest.StashKey[str]()  # why there is none
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What the summary says when all is over."""
+
+    folder: Path
+    seal: str
+    records: tuple[dict[str, Any], ...]
+    releases: dict[str, Any]  # by build
+    changes: dict[str, Any] | None  # since the approved baselines
+    lost: tuple[str, ...]  # planned, but without evidence
+    orphans: tuple[str, ...]  # approved, and no test makes them any more
+    unheeded: tuple[str, ...]  # not fulfilled, though pytest would have ended with 0
+    absent: tuple[str, ...]  # needs that were missing and not allowed to be
+
+
+_CLOSING = pytest.StashKey[Closing]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    """Counts what was planned against what is there, renders, seals, and sets the exit status."""
+    config = session.config
+    run = config.stash.get(RUN, None)
+    folder = run.folder if run else config.stash.get(NODE_RUN, None)
+    told = config.pluginmanager.getplugin("harness-clock")
+    if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
+        return
+    try:
+        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told)
+    except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
+        config.stash[_UNSEALED] = f"{folder}: {error}"
+        session.exitstatus = int(exitstatus) or 1
+        return
+    config.stash[_CLOSING] = closing
+    if int(exitstatus) == 0 and (closing.lost or closing.orphans or closing.unheeded or closing.absent):
+        session.exitstatus = 1 if closing.lost or closing.orphans or closing.unheeded else EXIT_NOT_EVALUATED
+
+
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock) -> Closing:
+    from harness import baselines, evidence, report
+    from harness.recheck import ending, measured, releases
+
+    evidence.sweep(folder)
+    plan = evidence.read_json(folder / evidence.PLAN)
+    records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
+    planned = evidence.digest((folder / evidence.PLAN).read_bytes())
+    if any(record["plan"] != planned for record in records):
+        raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
+    lost, orphans = ending.lost(plan, records), ending.orphans(plan)
+    absent = ending.absent(records, allowed)
+    # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
+    unheeded = [] if exitstatus else ending.unheeded(records)
+    status = exitstatus or (1 if lost or orphans or unheeded else EXIT_NOT_EVALUATED if absent else 0)
+    step = told.step()
+    facts = {
+        "exit_status": status,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "allowed_missing": sorted(allowed),
+        "lost": lost,
+        "tier": plan["tier"],
+        "seconds": {stage: round(took, 3) for stage, took in told.seconds.items()},
+        **({"clock_step_s": step} if step else {}),
+    }
+    evidence.write_atomic(folder / "run.json", evidence.canonical(facts))
+    released = releases(plan, {r["claim"]["id"]: evidence.verdict_from_json(r["verdict"]) for r in records})
+    if released:
+        evidence.write_atomic(folder / evidence.RELEASE, evidence.canonical(released))
+    changes = baselines.changes(plan, records, measured(folder))
+    if changes is not None:
+        evidence.write_atomic(folder / baselines.CHANGES, evidence.canonical(changes))
+    report.write(folder)
+    return Closing(
+        folder, evidence.seal_bundle(folder), tuple(records), released, changes, tuple(lost), tuple(orphans), tuple(unheeded), absent
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The verdicts, one line each, and where the evidence lies."""
+    if unsealed := config.stash.get(_UNSEALED, ""):
+        terminalreporter.write_line(f"unsealed       {unsealed}", red=True)
+        terminalreporter.write_line("this run is no evidence: it has no seal. See that its folder can be written, and rerun", red=True)
+    closing = config.stash.get(_CLOSING, None)
+    if closing is None:
+        return
+    from harness import report
+
+    out = terminalreporter
+    out.section("claims")
+    colours = {"holds": {"green": True}, "fails": {"red": True}, "error": {"red": True}}
+    for record in closing.records:
+        out.write_line(report.line(record), **colours.get(record["verdict"]["outcome"], {"yellow": True}))
+    for build, said in closing.releases.items():
+        colour = colours.get(said["outcome"], {"yellow": True})
+        out.write_line(report.release_line(build, said), bold=True, **colour)
+    if closing.changes is not None:
+        from harness import baselines
+
+        for text in baselines.worse(closing.changes):
+            out.write_line(text, red=True)
+        out.write_line(baselines.line(closing.changes))
+    for name in closing.lost:
+        out.write_line(f"lost           {name}: planned, but it left no evidence (crashed, or cut short before it ran)", red=True)
+    for name in closing.orphans:
+        way = "delete it on purpose from baselines/ beside the golden sets, or bring the test back"
+        out.write_line(f"orphan         {name}: a baseline that no test answers to; {way}", red=True)
+    for name in closing.unheeded:
+        out.write_line(f"unheeded       {name}: its evidence does not say what its test reported; the exit status is 1", red=True)
+    for need in closing.absent:
+        out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
+    if any(record["tier"] == "smoke" for record in closing.records):
+        out.write_line("tier smoke: a subset was measured; nothing here is proof", yellow=True)
+    clocks = config.pluginmanager.getplugin("harness-clock")
+    if step := clocks.step():
+        went = f"{'back' if step < 0 else 'forward'} by {abs(step):g} s"
+        out.write_line(f"this machine's clock was set {went} during the run: no verdict rests on it, but the times shown do", yellow=True)
+    if seconds := clocks.seconds:
+        out.write_line("stages   " + " · ".join(f"{stage} {clock(took)}" for stage, took in seconds.items()))
+    out.write_line(f"report   {closing.folder / 'report.html'}")
+    out.write_line(f"recheck  python -m harness recheck {closing.folder}")
+    out.write_line(f"seal     {closing.seal}")
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Before time is spent: what shaped this run, and what its sets can decide."""
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return []
+    settings = run.settings
+    wanted = [f"{name}: {option(config, name)}" for name in ("store",) if option(config, name)]
+    return [
+        f"lifecycle: {settings.path} · tier: {run.tier} · evidence: {run.folder}",
+        *(
+            [
+                f"references: {', '.join(settings.references)} · builds: {', '.join(settings.builds)}",
+                f"sets: {', '.join(settings.sets)}, {settings.texts}",
+            ]
+            if settings.references
+            else []
+        ),
+        *([f"data: {', '.join(settings.audited)}"] if settings.audited else []),
+        *wanted,
+        *([config.stash[BY_TIER]] if BY_TIER in config.stash else []),
+        *(f"allowed to be missing: {name}" for name in sorted(run.allowed)),
+        *_unused(run.unused),
+    ]
+
+
+def _unused(names: Sequence[str]) -> Iterator[str]:
+    """A name that no claim has is a slip of the pen; where only a part was collected, most of them are not."""
+    if names:
+        some = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"no claim of this run is called {some}, as [claims] in the lifecycle file does"
