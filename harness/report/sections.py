@@ -146,14 +146,19 @@ def _subjects(run: RunView) -> str:
 
 def evidence(run: RunView) -> Html:
     """One section per claim: all that was decided, and the files it can be decided from again."""
-    return Html("".join(_article(c) for _, claims in run.families for c in claims))
+    folded = (  # hundreds of sheets else
+        '<p class="paper">On paper what is folded stays folded: unfold it on the page before printing. Of claims that hold only the '
+        "sentence is printed; the rest stands on the page and in their files.</p>"
+    )
+    return Html(folded + "".join(_article(c) for _, claims in run.families for c in claims))
 
 
 def _article(c: ClaimView) -> str:
     known = "known" if c.known_failure else ""
+    quiet = ' class="quiet"' if c.outcome == "holds" else ""
     why = f"<p>Known to fail: {said(c.notes.get('why') or 'no reason given')}</p>" if c.known_failure else ""
     return (
-        f'<article id="{c.anchor}"><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
+        f'<article id="{c.anchor}"{quiet}><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
         f"<p><strong>{said(c.sentence)}</strong></p>{why}{definitions([*_decided(c), *_numbers(c), *_basis(c), *_files(c)])}"
         f"{_rows(c)}</article>"
     )

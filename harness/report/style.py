@@ -55,6 +55,7 @@ code{overflow-wrap:anywhere}
 .muted{color:var(--muted)}
 .small{font-size:.86rem}
 .skip{position:absolute;left:-99in}
+.paper{display:none}
 .skip:focus{position:static}
 .meta{color:var(--muted);margin:.3rem 0 0;overflow-wrap:anywhere}
 .release{font-size:1.2rem;font-weight:650;margin:1rem 0 .7rem;padding:.7rem 1rem;border-radius:8px;border-left:6px solid;max-width:none}
@@ -187,7 +188,8 @@ svg .mean{fill:var(--fg)}
  .panels{flex-wrap:nowrap}
  .panels svg{min-width:0;flex:1 1 0}
  h2,h3{break-after:avoid}
- details::details-content{content-visibility:visible;block-size:auto}
+ .paper{display:block}
+ .quiet dl,.quiet details{display:none}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
 """
