@@ -149,7 +149,7 @@ def _check_releases(run: Path, plan: Mapping[str, Any], verdicts: Mapping[str, V
 def _check_seal(run: Path, problems: list[str]) -> str:
     path = run / evidence.BUNDLE
     if not path.exists():
-        problems.append(f"{path}: missing: the run was cut short, or the seal taken away; what stands in it is derived again below")
+        problems.append(f"{path}: missing: the run was cut short or its seal taken away, so it is not a sealed one")
         return ""
     try:
         raw = path.read_bytes()
