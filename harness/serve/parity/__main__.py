@@ -29,10 +29,12 @@ _HELP = """exit status:
 
 examples:
   python -m harness.serve.parity --engine vllm --model ./my-model -- --dtype bfloat16 --max-num-seqs 8
+  python -m harness.serve.parity --engine vllm --model ./my-model -- --enforce-eager=false --env OMP_NUM_THREADS=1
   python -m harness.serve.parity --engine llamacpp --model m.gguf --reference ./my-model -- --ctx-size 4096 --parallel 4
 
 Flags are long ones; of a flag that stands twice the last one counts. --flag=false takes away one that is set here by default
-(--enforce-eager of vLLM on a CPU). The server listens on a free port of 127.0.0.1 and is gone when this ends.
+(--enforce-eager of vLLM on a CPU); --env NAME=VALUE is no flag, but the server's environment. The server listens on a free port of
+127.0.0.1 and is gone when this ends.
 """
 
 
@@ -49,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference = args.reference or args.model
         if not reference.is_dir():
             raise ConfigError(f"--reference {reference}: expected the folder of the checkpoint; a GGUF file is no reference")
-        return _held(args, reference, options(flags))
+        flags, env = environment(flags)
+        return _held(args, reference, options(flags), env)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE
@@ -74,6 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def environment(flags: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The flags without ``--env NAME=VALUE``, and what those set. ConfigError where a name or its value is missing."""
+    rest: list[str] = []
+    found: dict[str, str] = {}
+    words = iter(flags)
+    for word in words:
+        if word != "--env" and not word.startswith("--env="):
+            rest.append(word)
+            continue
+        said = next(words, "") if word == "--env" else word.removeprefix("--env=")
+        name, given, value = said.partition("=")
+        if not given or not name.isidentifier():
+            raise ConfigError(f"--env {said!r}: expected NAME=VALUE, like OMP_NUM_THREADS=1")
+        found[name] = value
+    return rest, found
+
+
 def options(flags: Sequence[str]) -> dict[str, str]:
     """Flags as a server's options: without dashes, "true" where no value follows. ConfigError for a short one, or a stray word."""
     found: dict[str, str] = {}
@@ -90,12 +110,12 @@ def options(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _held(args: argparse.Namespace, reference: Path, said: dict[str, str]) -> int:
+def _held(args: argparse.Namespace, reference: Path, said: dict[str, str], env: dict[str, str]) -> int:
     from harness.serve import parity
     from harness.serve.process import Server, ServerSpec
 
     expected, allowed = _expected(args, reference)
-    spec = ServerSpec(args.engine, args.model.absolute(), said, start_timeout_s=args.start_limit)
+    spec = ServerSpec(args.engine, args.model.absolute(), said, env=env, start_timeout_s=args.start_limit)
     with tempfile.TemporaryDirectory(prefix="harness-parity-") as logs, Server.start(spec, Path(logs)) as server:
         found = parity.guard(expected, parity.hear(server.target, expected, max_tokens=args.max_tokens), allowed)
     print(found)

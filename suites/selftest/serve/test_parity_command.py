@@ -25,6 +25,18 @@ def test_flags_become_options(flags, found):
     assert command.options(flags) == found
 
 
+def test_the_environment_is_told_beside_the_flags():
+    flags = ["--a", "1", "--env", "X=1", "--b", "--env=Y_2=p=q", "--env", "X="]
+    assert command.environment(flags) == (["--a", "1", "--b"], {"X": "", "Y_2": "p=q"})
+    assert command.environment(["--envy", "1"]) == (["--envy", "1"], {})
+
+
+@pytest.mark.parametrize("flags", [["--env"], ["--env", "X"], ["--env", "--a"], ["--env==1"], ["--env", "1X=1"]])
+def test_an_environment_without_name_or_value_is_refused(flags):
+    with pytest.raises(ConfigError, match="expected NAME=VALUE"):
+        command.environment(flags)
+
+
 @pytest.mark.parametrize("flags", [["-c", "1"], ["stray"], ["--a", "1", "2"], ["--a", "-b"]])
 def test_what_is_no_flag_is_refused(flags):
     with pytest.raises(ConfigError, match="expected long flags"):
