@@ -35,9 +35,14 @@ def asked(*argv: str) -> argparse.Namespace:
 
 def test_a_server_that_keeps_its_limits(stub, capsys, tmp_path) -> None:
     server = stub({"service": SERVICE})
-    out = tmp_path / "run"
-    assert load(server.target, *QUICK, *SLO, "--goodput", ".95", "--unchecked", "--out", str(out)) == 0
-    said = capsys.readouterr().out
+    for attempt in range(5):  # on a busy machine a run may not be steady, or its neighbours too alike: nothing is shown
+        out = tmp_path / f"run-{attempt}"
+        status = load(server.target, *QUICK, *SLO, "--goodput", ".95", "--unchecked", "--out", str(out))
+        said = capsys.readouterr().out
+        if status == 0:
+            break
+        assert "inconclusive" in said and "fails" not in said, said
+    assert status == 0
     assert "120 requests in " in said and "plan      ttft_p95: n = 120; below 59 nothing can hold" in said
     for row in ("ttft_p95", "e2e_p95", "goodput"):
         assert any(line.split()[:1] == [row] and "holds" in line for line in said.splitlines()), said
