@@ -6,7 +6,7 @@ import pytest
 
 from harness import Claim, Control, identical
 from harness.train.invariants import render
-from suites.controls import FAILS
+from suites.controls import FAILS, HOLDS
 
 pytestmark = pytest.mark.train
 
@@ -36,9 +36,13 @@ def _blanks(serving: str) -> Claim:
 @pytest.mark.claim(each=_blanks)
 def test_an_answer_of_blanks_begins_where_serving_begins(claim, bench, lesson, serving):
     rows = _rows(bench, lesson, serving, "blanks")
+    words = [row for row in _rows(bench, lesson, serving, "shapes")[""] if row["name"].startswith("no system prompt: ")]
     claim.check(
         lesson.facts("token_ids", rows[""], engine=bench.engine_of(serving)),
-        controls=[Control(f"planted: {fault}", FAILS, lesson.facts("token_ids", rows[fault])) for fault in render.FAULTS],
+        controls=[
+            Control("clean twin: the same question with an answer in words", HOLDS, lesson.facts("token_ids", words)),
+            *(Control(f"planted: {fault}", FAILS, lesson.facts("token_ids", rows[fault])) for fault in render.FAULTS),
+        ],
     )
 
 
