@@ -257,10 +257,15 @@ def _lifecycle(parser: argparse.ArgumentParser) -> None:
 # --- make and plan ----------------------------------------------------------------------------
 
 
-def _make(args: argparse.Namespace) -> int:
+def _settings(args: argparse.Namespace) -> Settings:
+    """Of the lifecycle file that was named, else of the one that pytest would find from here."""
     from harness import config
 
-    with _bench(args, config.load(args.lifecycle or config.default_path(Path.cwd()))) as bench:
+    return config.load(args.lifecycle or config.default_path(Path.cwd()))
+
+
+def _make(args: argparse.Namespace) -> int:
+    with _bench(args, _settings(args)) as bench:
         for name in args.subject:
             subject = bench.subject(name)
             print(f"{name}  {subject.digest[:16]}  {bench.path(name)}")
@@ -315,9 +320,9 @@ def _plan_gate(gate: str, args: argparse.Namespace) -> int:
 
 
 def _plan_sets(args: argparse.Namespace) -> int:
-    from harness import config, golden, planner
+    from harness import golden, planner
 
-    settings = config.load(args.lifecycle or config.default_path(Path.cwd()))
+    settings = _settings(args)
     sets = [(name, golden.load(name, settings.golden).n) for name in settings.sets]
     for line in planner.set_lines(sets, args.psi[0], 0.05 if args.alpha is None else args.alpha):
         print(line, flush=True)
@@ -371,11 +376,10 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _lmeval(args: argparse.Namespace) -> int:
-    from harness import config
     from harness.evals.bridge import lmeval
     from harness.lifecycle.compare import arm
 
-    settings, name = arm(config.load(args.lifecycle or config.default_path(Path.cwd())), args.subject)
+    settings, name = arm(_settings(args), args.subject)
     with _bench(args, settings) as bench:
         made = lmeval.run(
             bench.engine(name), args.task, include=args.include, limit=args.limit, out=args.out, name=name, chat=args.chat,
@@ -393,7 +397,7 @@ def _compared(args: argparse.Namespace) -> Comparison:
         if shots < 0:
             raise HarnessError(f"compare: {name} {shots}: expected 0 or more worked examples")
     try:
-        settings = config.load(args.lifecycle or config.default_path(Path.cwd()))
+        settings = _settings(args)
     except ConfigError:
         if not (Path(args.a).exists() and Path(args.b).exists()):
             raise
