@@ -81,7 +81,7 @@ def totals(found: Iterable[Mutant]) -> dict[str, tuple[int, int, int, int]]:
 
 
 def mutants(run: RunView) -> Html:
-    """Totals by suite, then every planted fault and every A/A, open where one was missed; and the claims without a control."""
+    """Totals by suite, what came out otherwise, then folded every planted fault and every A/A; and the claims without a control."""
     judged, found = [c for c in run.claims if c.measurement], mutants_of(run)
     if not judged:
         return Html("")
@@ -121,8 +121,9 @@ def _folded(name: str, rows: Sequence[Mutant]) -> str:
     met, ordered = sum(m.met for m in rows), sorted(rows, key=lambda m: m.met)
     summary = f'{escape(name)} <span class="muted">({met} of {len(rows)} as they must)</span>'
     more = f'<p class="small muted">{_ROWS} of {len(rows)}.</p>' if len(rows) > _ROWS else ""
-    is_open = "" if met == len(rows) else " open"
-    return f"<details{is_open}><summary>{summary}</summary>{_table(name, ordered[:_ROWS])}{more}</details>"
+    missed = ordered[: len(rows) - met][:_ROWS]
+    first = _table(f"{name}, what came out otherwise", missed) if missed else ""
+    return f"{first}<details><summary>{summary}</summary>{_table(name, ordered[:_ROWS])}{more}</details>"
 
 
 _HEAD = ("claim", "control", "expected", "got", "caught", "estimate", "n")

@@ -145,22 +145,19 @@ def _subjects(run: RunView) -> str:
 
 
 def evidence(run: RunView) -> Html:
-    """One section per claim: all that was decided, and the files it can be decided from again."""
-    folded = (  # hundreds of sheets else
-        '<p class="paper">On paper what is folded stays folded: unfold it on the page before printing. Of claims that hold only the '
-        "sentence is printed; the rest stands on the page and in their files.</p>"
-    )
+    """One section per claim: all that was decided, and the files it can be decided from again. Of what holds only the sentence is open."""
+    folded = '<p class="paper">On paper what is folded stays folded: unfold it on the page before printing.</p>'  # hundreds of sheets else
     return Html(folded + "".join(_article(c) for _, claims in run.families for c in claims))
 
 
 def _article(c: ClaimView) -> str:
     known = "known" if c.known_failure else ""
-    quiet = ' class="quiet"' if c.outcome == "holds" else ""
+    is_open = "" if c.outcome == "holds" else " open"
     why = f"<p>Known to fail: {said(c.notes.get('why') or 'no reason given')}</p>" if c.known_failure else ""
     return (
-        f'<article id="{c.anchor}"{quiet}><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
-        f"<p><strong>{said(c.sentence)}</strong></p>{why}{definitions([*_decided(c), *_numbers(c), *_basis(c), *_files(c)])}"
-        f"{_rows(c)}</article>"
+        f'<article id="{c.anchor}"><h3>{badge(c.outcome, known)} {claim_id(c)}</h3><p>{said(c.text)}</p>'
+        f"<p><strong>{said(c.sentence)}</strong></p>{why}<details{is_open}><summary>What it was decided by</summary>"
+        f"{definitions([*_decided(c), *_numbers(c), *_basis(c), *_files(c)])}{_rows(c)}</details></article>"
     )
 
 

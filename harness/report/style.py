@@ -189,7 +189,6 @@ svg .mean{fill:var(--fg)}
  .panels svg{min-width:0;flex:1 1 0}
  h2,h3{break-after:avoid}
  .paper{display:block}
- .quiet dl,.quiet details{display:none}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
 """
