@@ -197,11 +197,12 @@ class Proxy:
         except OSError:
             _reset(writer)  # the server is gone, or was never there: the client learns it the hard way
         finally:
-            for each in (writer, upstream):
-                if each is not None:
-                    each.close()
-                    with contextlib.suppress(OSError):
-                        await each.wait_closed()
+            open_ones = [each for each in (writer, upstream) if each is not None]
+            for each in open_ones:  # both, before anything is waited for: whoever waits may be cancelled
+                each.close()
+            for each in open_ones:
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
 
 
 async def _copy(passage: Passage, reader: asyncio.StreamReader, upstream: asyncio.StreamWriter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -165,6 +166,27 @@ def test_stopping_ends_open_connections_and_its_thread(proxied):
     proxy.stop()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+
+
+def test_stopping_while_a_connection_closes_leaves_nothing_open(proxied, monkeypatch):
+    seen: list[asyncio.StreamWriter] = []
+    connect = asyncio.open_connection
+
+    async def remembered(*where):
+        reader, writer = await connect(*where)
+        seen.append(writer)
+        return reader, writer
+
+    async def forever(_):
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(asyncio, "open_connection", remembered)
+    monkeypatch.setattr(asyncio.StreamWriter, "wait_closed", forever)
+    proxy = proxied(Fault("fin"))
+    assert why(proxy.target) in ("reset", "truncated")
+    assert until(lambda: proxy.applied == 1)
+    proxy.stop()  # cancelled while it waits for the client's side to close
+    assert [writer.transport.is_closing() for writer in seen] == [True]
 
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"\ndata:", b"data:", b"\nda", b"ta:", b"\n"]), max_size=12), st.integers(0, 4))
