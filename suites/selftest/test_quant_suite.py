@@ -32,7 +32,7 @@ importlib.util.find_spec = without
 def run_suite(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real suite in a process that finds no engine, with an empty store."""
     (tmp_path / "hide.py").write_text(WITHOUT_ENGINES)
-    command = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider", "-q", "-m", "quant", "--tier", "smoke"]
+    command = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider", "-q", "-m", "quant", "--tier", "full"]
     command += ["--run-dir", str(tmp_path / "run"), "--store", str(tmp_path / "store"), *arguments]
     environment = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "HARNESS_ENVIRONMENTS": str(tmp_path / "none")}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
