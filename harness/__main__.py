@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,9 @@ _IN_FILES = {"task": "task", "metric": "score", "filter": "filter of lm-eval", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; prints errors as one message, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no block or dash gets its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         given = list(sys.argv[1:] if argv is None else argv)
         args = _parser(given[0] if given else "").parse_args(given)

@@ -97,6 +97,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def read_json(path: Path) -> Any:
     """A JSON file of a bundle; EvidenceError names the file if it cannot be read."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise EvidenceError(f"{path}: no plain file, but a link, a folder, a pipe or a device; it is not opened")
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -276,9 +278,18 @@ def sweep(run: Path) -> None:
 
 def bundle_files(run: Path) -> dict[str, str]:
     """Digest of each file of the bundle but the seal itself, by relative path."""
-    # A link is no part of evidence: it is listed by where it points, so that it is never sealed or overlooked.
-    files = sorted(p for p in run.rglob("*") if (p.is_symlink() or p.is_file()) and p != run / BUNDLE)
-    return {p.relative_to(run).as_posix(): f"link to {p.readlink()}" if p.is_symlink() else digest(p.read_bytes()) for p in files}
+    files = sorted(p for p in run.rglob("*") if (p.is_symlink() or not p.is_dir()) and p != run / BUNDLE)
+    return {p.relative_to(run).as_posix(): _digest_of(p) for p in files}
+
+
+def _digest_of(path: Path) -> str:
+    """A link, a pipe or a device is no part of evidence: it is listed as what it is, so that it is never sealed, opened or overlooked."""
+    if path.is_symlink():
+        return f"link to {path.readlink()}"
+    if not path.is_file():
+        return "no plain file"
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def seal_bundle(run: Path) -> str:

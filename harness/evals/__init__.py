@@ -109,17 +109,24 @@ def pair(new: Sequence[Sample], old: Sequence[Sample]) -> tuple[Sample, ...]:
 
 
 def plant_loss(samples: Sequence[Sample], share: float, seed: str) -> tuple[Sample, ...]:
-    """Turns right answers of the "new" arm wrong: ceil(share * n) of them, chosen by SHA-256.
+    """Turns right answers of the "new" arm wrong: ceil(share * n) of them, chosen by SHA-256; where too few are right, wrong ones
+    of the "old" arm right instead. Each moves the difference of one item by -1: a control of known size, of a weak model too.
 
-    A control of known size. Raises ValueError if fewer answers are right than must turn wrong.
+    Raises ValueError if even so there are too few.
     """
-    new = [s for s in samples if s.arm == "new"]
-    right = sorted((s.item for s in new if s.value == 1), key=lambda item: digest_json([seed, item]))
-    wanted = math.ceil(share * len(new))
-    if len(right) < wanted:
-        raise ValueError(f"cannot plant {wanted} wrong answers: only {len(right)} of {len(new)} are right")
-    chosen = set(right[:wanted])
-    return tuple(replace(s, value=0.0, detail={**s.detail, "planted": True}) if s.arm == "new" and s.item in chosen else s for s in samples)
+
+    def having(arm: str, value: float) -> list[tuple[str, str]]:
+        found = (s.item for s in samples if s.arm == arm and s.value == value)
+        return [(arm, item) for item in sorted(found, key=lambda item: digest_json([seed, item]))]
+
+    n = sum(s.arm == "new" for s in samples)
+    possible, wanted = [*having("new", 1.0), *having("old", 0.0)], math.ceil(share * n)
+    if len(possible) < wanted:
+        raise ValueError(f"cannot plant a loss of {wanted} of {n} answers: only {len(possible)} can be lost")
+    chosen = set(possible[:wanted])
+    return tuple(
+        replace(s, value=1.0 - (s.value or 0.0), detail={**s.detail, "planted": True}) if (s.arm, s.item) in chosen else s for s in samples
+    )
 
 
 def digest_of_changed(path: Path) -> str:

@@ -26,7 +26,7 @@ from harness.plugin.claims import (
 from harness.plugin.ending import EXIT_NOT_EVALUATED, pytest_report_collectionfinish, pytest_sessionfinish, pytest_terminal_summary
 from harness.plugin.fixtures import bench, engine, golden
 from harness.plugin.options import pytest_addoption, settings_of, tier_of
-from harness.plugin.order import Clock, pytest_collection_modifyitems
+from harness.plugin.order import Clock, pytest_collection_modifyitems, stages_wanted
 from harness.plugin.planning import pytest_collection_finish, pytest_configure_node
 from harness.plugin.session import Run, pytest_deselected, run_folder
 
@@ -65,5 +65,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """A wrong lifecycle file ends the session in one line, before any test is collected."""
+    """A wrong lifecycle file, or a stage that there is none of, ends the session in one line, before any test is collected."""
     settings_of(session.config)
+    stages_wanted(session.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ class Closing:
     orphans: tuple[str, ...]  # approved, and no test makes them any more
     unheeded: tuple[str, ...]  # not fulfilled, though pytest would have ended with 0
     absent: tuple[str, ...]  # needs that were missing and not allowed to be
+    strangers: tuple[str, ...]  # of --subject, and no evidence names any of them
 
 
 _CLOSING = pytest.StashKey[Closing]()
@@ -48,17 +50,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
         return
     try:
-        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told)
+        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, config.getoption("--subject"))
     except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
         config.stash[_UNSEALED] = f"{folder}: {error}"
         session.exitstatus = int(exitstatus) or 1
         return
     config.stash[_CLOSING] = closing
-    if int(exitstatus) == 0 and (closing.lost or closing.orphans or closing.unheeded or closing.absent):
-        session.exitstatus = 1 if closing.lost or closing.orphans or closing.unheeded else EXIT_NOT_EVALUATED
+    wrong = closing.lost or closing.orphans or closing.unheeded or closing.strangers
+    if int(exitstatus) == 0 and (wrong or closing.absent):
+        session.exitstatus = 1 if wrong else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock) -> Closing:
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, subjects: Sequence[str]) -> Closing:
     from harness import baselines, evidence, report
     from harness.recheck import ending, measured, releases
 
@@ -70,9 +73,10 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock) 
         raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
     lost, orphans = ending.lost(plan, records), ending.orphans(plan)
     absent = ending.absent(records, allowed)
+    strangers = _strangers(subjects, records)
     # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
     unheeded = [] if exitstatus else ending.unheeded(records)
-    status = exitstatus or (1 if lost or orphans or unheeded else EXIT_NOT_EVALUATED if absent else 0)
+    status = exitstatus or (1 if lost or orphans or unheeded or strangers else EXIT_NOT_EVALUATED if absent else 0)
     step = told.step()
     facts = {
         "exit_status": status,
@@ -92,8 +96,27 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock) 
         evidence.write_atomic(folder / baselines.CHANGES, evidence.canonical(changes))
     report.write(folder)
     return Closing(
-        folder, evidence.seal_bundle(folder), tuple(records), released, changes, tuple(lost), tuple(orphans), tuple(unheeded), absent
+        folder,
+        evidence.seal_bundle(folder),
+        tuple(records),
+        released,
+        changes,
+        tuple(lost),
+        tuple(orphans),
+        tuple(unheeded),
+        absent,
+        strangers,
     )
+
+
+def _strangers(subjects: Sequence[str], records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The names of --subject where no evidence names any of them: a slip of the pen, and the model that was meant went untested."""
+    if any(record["measurement"] is None for record in records):
+        return ()  # who knows what they would have measured
+    measured = {subject["name"] for record in records for subject in record["measurement"].get("subjects", ())}
+    said = {part.strip() for record in records for part in record["claim"]["id"].partition("[")[2].removesuffix("]").split(",")}
+    names = tuple(text.partition("=")[0] for text in subjects)
+    return () if set(names) & (measured | said) else names
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -127,6 +150,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         out.write_line(f"orphan         {name}: a baseline that no test answers to; {way}", red=True)
     for name in closing.unheeded:
         out.write_line(f"unheeded       {name}: its evidence does not say what its test reported; the exit status is 1", red=True)
+    for name in closing.strangers:
+        out.write_line(f"stranger       {name}: named by --subject, and no evidence of this run names it; the exit status is 1", red=True)
     for need in closing.absent:
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):
@@ -138,7 +163,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if seconds := clocks.seconds:
         out.write_line("stages   " + " · ".join(f"{stage} {clock(took)}" for stage, took in seconds.items()))
     out.write_line(f"report   {closing.folder / 'report.html'}")
-    out.write_line(f"recheck  python -m harness recheck {closing.folder}")
+    out.write_line(f"recheck  python -m harness recheck {shlex.quote(str(closing.folder))}")
     out.write_line(f"seal     {closing.seal}")
 
 

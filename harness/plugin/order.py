@@ -19,6 +19,15 @@ _CLOCK_STEP = 2.0  # seconds: a machine that keeps its clock by NTP moves it by 
 BY_TIER = pytest.StashKey[str]()
 
 
+def stages_wanted(config: pytest.Config) -> Collection[str] | None:
+    """The stages that were asked for; None: all. Raises pytest.UsageError for a name that is none."""
+    only, since = options(config, "only"), option(config, "from")
+    try:
+        return chosen(only, since) if only or since else None
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 def _stage(marks: Collection[str]) -> str:
     """The stage of a test with these marks; a test without a claim is none of ours."""
     return stage_of(marks) if "claim" in marks else ""
@@ -31,12 +40,8 @@ def stage_of_item(item: pytest.Item) -> str:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the order of the stages: what comes first fails first. Only the stages that were asked for."""
-    only, since = options(config, "only"), option(config, "from")
-    if only or since:
-        try:
-            wanted = chosen(only, since)
-        except HarnessError as error:
-            raise pytest.UsageError(str(error)) from error
+    wanted = stages_wanted(config)
+    if wanted is not None:
         _keep(config, items, lambda item: stage_of_item(item) in wanted)
     _leave_out(config, items)
     items.sort(key=lambda item: ("", *STAGES).index(stage_of_item(item)))

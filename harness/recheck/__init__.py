@@ -15,7 +15,6 @@ What is checked, in this order, each failure naming its file:
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,9 @@ class Report:
     seal: str
     verdicts: Mapping[str, str]
     problems: tuple[str, ...]
+
+
+LARGEST = 1 << 29  # bytes of the rows, or of the record of requests, of one measurement
 
 
 def recheck(run: Path, *, seal: str | None = None) -> Report:
@@ -221,10 +223,23 @@ def _unpacked(run: Path, entry: Mapping[str, Any]) -> bytes:
     where = run / entry["file"]
     if run.resolve() not in where.resolve().parents:
         raise EvidenceError(f"{entry['file']} lies outside the bundle")
+    if where.is_symlink() or not where.is_file():
+        raise EvidenceError(f"{where}: missing, or no plain file")
     try:
-        text = gzip.decompress(where.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        text = _inflated(where.read_bytes())
+    except (OSError, EOFError, EvidenceError, zlib.error) as error:
         raise EvidenceError(f"{where}: cannot be read ({error})") from error
     if evidence.digest(text) != entry["sha256"]:
         raise EvidenceError(f"{where}: changed")
+    return text
+
+
+def _inflated(packed: bytes) -> bytes:
+    """What one gzip member holds; no more than LARGEST of it, for a stranger's file may unpack to more than there is memory."""
+    unpacker = zlib.decompressobj(wbits=31)
+    text = unpacker.decompress(packed, LARGEST)
+    if unpacker.unconsumed_tail:
+        raise EvidenceError(f"it unpacks to more than {LARGEST >> 20} MiB, which no measurement needs")
+    if not unpacker.eof or unpacker.unused_data:
+        raise EOFError("cut off, or something stands behind its end")
     return text

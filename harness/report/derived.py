@@ -22,6 +22,7 @@ from harness.stats.intervals import clopper_pearson
 __all__ = ["of_claim", "of_claims", "of_files"]
 
 Derived = Iterator[tuple[float, Source]]
+_SHOWN = 6  # must-haves by name on the first screen
 _MOST = 5_000  # values of one kind that are counted one by one
 
 
@@ -367,6 +368,7 @@ def _musts(files: Files) -> Derived:
         (float(len(MUSTS)), "must-haves"),
         (float(found), "must-haves that are evidenced"),
         (float(len(MUSTS) - found), "that are not"),
+        (float(len(MUSTS) - found - _SHOWN), "that are not, less those that are named on the first screen"),
     )
 
 

@@ -198,11 +198,13 @@ class _Known:
         pools += [("row", lambda: self.claim.samples.pool)] if rows else []
         for how, pool in pools:
             for scale in scales:
-                if source := pool().find(text, scale):
+                source = pool().find(text, scale)
+                if source and not _OF_THE_MACHINE.search(source):
                     return _Hit(how, source)
         return None
 
 
+_OF_THE_MACHINE = re.compile(r"/provenance/|/threads$")  # small numbers that any count is equal to; said in sections of their own
 _Near = Sequence[tuple[tuple[str, ...], bool]]  # claims, and whether their rows are looked through too
 
 

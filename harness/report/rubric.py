@@ -18,11 +18,11 @@ from harness.report.view import ClaimView, RunView
 __all__ = ["LINES", "MUSTS", "Must", "Shown", "rubric", "shown"]
 
 # Weight in percent; the suites whose claims speak to it.
-LINES: Sequence[tuple[str, int, Sequence[str]]] = (
-    ("Lifecycle complete and reproducible", 30, ("data", "train", "prefer", "track", "card", "capstone")),
-    ("Quality evidence and quality of the evaluation", 30, ("evals", "judge", "quant")),
-    ("Performance, stability, cost awareness", 25, ("serve", "quant", "resilience", "observe", "cost")),
-    ("Source reading, paper to code, debugging", 15, ("dossier", "internals")),
+LINES: Sequence[tuple[str, Sequence[str]]] = (
+    ("30 %  Lifecycle complete and reproducible", ("data", "train", "prefer", "track", "card", "capstone")),
+    ("30 %  Quality evidence and quality of the evaluation", ("evals", "judge", "quant")),
+    ("25 %  Performance, stability, cost awareness", ("serve", "quant", "resilience", "observe", "cost")),
+    ("15 %  Source reading, paper to code, debugging", ("dossier", "internals")),
 )
 
 
@@ -135,7 +135,7 @@ def _lines(run: RunView) -> Html:
     by_suite: dict[str, Counter[str]] = {}
     for c in run.claims:
         by_suite.setdefault(suite_of(c), Counter())[c.outcome] += 1
-    rows = [(f"{weight} %  {name}", Html("; ".join(_suite(s, by_suite.get(s)) for s in suites))) for name, weight, suites in LINES]
+    rows = [(name, Html("; ".join(_suite(s, by_suite.get(s)) for s in suites))) for name, suites in LINES]
     return definitions(rows)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import harness.recheck
 from harness import Claim, Control, Measurement, Sample, at_least, evidence, non_inferior
 from harness.__main__ import main
 from harness.errors import EvidenceError
@@ -99,6 +100,37 @@ def test_a_linked_folder_is_no_evidence(tmp_path):
     run = make(tmp_path / "run")
     (run / "more").symlink_to("/etc")
     assert any("more: not part" in p for p in recheck(run).problems)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+def test_what_is_no_plain_file_is_never_opened(tmp_path, what, sealed):
+    run = make(tmp_path / "run")
+    path = run / "evidence" / "b.ni.json"
+    path.unlink()
+    {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": lambda p: p.mkdir()}[what](path)
+    if sealed:
+        reseal(run)
+    assert any("b.ni.json" in p for p in recheck(run).problems)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_rows_that_unpack_to_more_than_memory_holds_are_refused(tmp_path, monkeypatch, sealed):
+    monkeypatch.setattr(harness.recheck, "LARGEST", 1 << 20)
+    run = make(tmp_path / "run")
+    path = next((run / "samples").glob("*"))
+    path.write_bytes(gzip.compress(bytes(1 << 26)))
+    if sealed:
+        reseal(run)
+    assert any(path.name in p and "unpacks to more than 1 MiB" in p for p in recheck(run).problems)
+
+
+def test_rows_with_something_behind_their_end_are_refused(tmp_path):
+    run = make(tmp_path / "run")
+    path = next((run / "samples").glob("*"))
+    path.write_bytes(path.read_bytes() + gzip.compress(b"{}"))
+    reseal(run)
+    assert any(path.name in p and "stands behind its end" in p for p in recheck(run).problems)
 
 
 def edit(path: Path, change) -> None:

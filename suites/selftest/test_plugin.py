@@ -329,6 +329,14 @@ from harness import Claim, at_least, evals
 def test_tickets(claim, engine, golden):
     claim.check(evals.exact_match(engine("mine"), golden("tickets")))
 """,
+        test_three="""
+import pytest
+from harness import Claim, Measurement, Sample, at_least
+
+@pytest.mark.claim(Claim("mine.alone", "asks no subject", at_least(0.5), min_n=60))
+def test_alone(claim):
+    claim.check(Measurement("right", tuple(Sample(f"i{i}", 1.0) for i in range(60))))
+""",
         test_two="""
 import pytest
 from harness import Claim, Control, Measurement, evals, non_inferior
@@ -349,5 +357,8 @@ def test_not_worse(claim, engine, golden):
     result = project.runpytest_subprocess("--subject", "mine=fake:answers.json", "--subject", "old=fake:answers.json")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*holds*tickets.accuracy*", "*holds*tickets.not_worse*"])
+    slip = project.runpytest_subprocess("--subject", "mnie=fake:answers.json", "--run-dir", "slip", "test_three.py")
+    assert slip.ret == 1
+    slip.stdout.fnmatch_lines(["*stranger*mnie: named by --subject, and no evidence*"])
     record = json.loads((the_run(project) / "evidence/tickets.accuracy.json").read_text())
     assert record["measurement"]["subjects"][0]["digest"] == evidence.digest(json.dumps(answers).encode())

@@ -151,8 +151,19 @@ def test_a_planted_loss_has_exactly_its_size():
     assert sum(r.value for r in rows if r.arm == "new") - sum(r.value for r in lost if r.arm == "new") == 20
     assert evals.plant_loss(rows, 0.1, "seed") == lost
     assert evals.plant_loss(rows, 0.1, "other") != lost
-    with pytest.raises(ValueError, match="cannot plant 120"):
-        evals.plant_loss(rows, 0.6, "seed")
+
+
+@pytest.mark.parametrize("right", [0, 7, 100, 200])
+def test_a_loss_is_planted_in_a_weak_model_too(right):
+    answers = [Sample(f"i{i}", float(i < right)) for i in range(200)]
+    rows = evals.pair(answers, answers)
+
+    def lead(samples):
+        return sum(s.value if s.arm == "new" else -s.value for s in samples)
+
+    assert lead(evals.plant_loss(rows, 0.6, "seed")) == -120
+    with pytest.raises(ValueError, match="cannot plant a loss of 400 of 200 answers: only 200 can be lost"):
+        evals.plant_loss(rows, 2.0, "seed")
 
 
 def test_planted_shares_and_rates_have_their_size():

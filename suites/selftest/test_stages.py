@@ -110,6 +110,7 @@ def test_a_stage_that_is_none(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--only", "dtaa")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*no stage 'dtaa'; did you mean 'data'*"])
+    assert not (project.path / "reports").exists()  # said before anything is collected or written
 
 
 TIER = """

@@ -9,7 +9,7 @@ Front matter is YAML in its JSON form, a key a line: ``huggingface_hub.ModelCard
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -168,8 +168,19 @@ def _intended(run: RunView, mine: Sequence[ClaimView]) -> Iterable[str]:
 
 def _asked(run: RunView, mine: Sequence[ClaimView], *, holding: bool) -> list[str]:
     """The golden sets on which something is claimed of it, those on which all of it holds or the others."""
-    claims = {name: [c for c in mine if name in c.params] for name in run.plan.get("golden") or {}}
+    claims = {name: [c for c in mine if _on(c, name, digest)] for name, digest in (run.plan.get("golden") or {}).items()}
     return sorted(name for name, on in claims.items() if on and all(c.outcome == "holds" for c in on) == holding)
+
+
+def _on(c: ClaimView, name: str, digest: str) -> bool:
+    """Whether a claim is on this golden set: by its id, or by what its measurement says was asked."""
+    return name in c.params or digest in set(_digests(c.measurement.get("conditions")))
+
+
+def _digests(value: object) -> Iterator[str]:
+    """Of golden sets, anywhere in conditions; "+limit=300" says that a part was asked."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        yield from [inner.partition("+")[0]] if key == "golden" and isinstance(inner, str) else _digests(inner)
 
 
 def _limits(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> Iterable[str]:
@@ -255,7 +266,7 @@ def _front(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> str:
     run = bundle.run
     results = []
     for set_name, digest in sorted((run.plan.get("golden") or {}).items()):
-        metrics = [m for c in mine if set_name in c.params for m in _metrics(c)]
+        metrics = [m for c in mine if _on(c, set_name, digest) for m in _metrics(c)]
         if metrics:
             dataset = {"type": set_name, "name": set_name, **({"revision": digest} if sha256(digest) else {})}
             results.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics})

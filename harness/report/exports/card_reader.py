@@ -69,6 +69,19 @@ class _Run:
                 found = found.get(key) if isinstance(found, Mapping) else None
         return found
 
+    def sets(self, claim: str) -> list[str]:
+        """The golden sets that a claim is on: named in its id, or by their digest where its conditions say what was asked."""
+        asked: set[str] = set()
+        conditions = [((self.records[claim][1]["measurement"] or {}).get("conditions") or {})] if claim in self.records else []
+        while conditions:
+            for key, value in conditions.pop().items():
+                if isinstance(value, dict):
+                    conditions.append(value)
+                elif key == "golden":
+                    asked.add(str(value).split("+")[0])
+        named = _params(claim)
+        return [name for name, digest in (self.plan.get("golden") or {}).items() if name in named or digest in asked]
+
     def right(self, record: Mapping[str, Any], arm: str) -> tuple[int, int]:
         """Answers that are right, and all, of one arm: counted in the raw rows."""
         packed = (self.folder / record["measurement"]["samples"]["file"]).read_bytes()
@@ -116,7 +129,7 @@ def _whole(run: _Run, body: str, name: str) -> Iterable[Checked]:
             warned = _folded(claim) in told["Risks"]
             yield Checked(f"risk {claim}", "named" if warned else "left out", "named", warned)
     for golden in run.plan.get("golden") or {}:
-        on = [outcome for claim, outcome in mine.items() if golden in _params(claim)]
+        on = [outcome for claim, outcome in mine.items() if golden in run.sets(claim)]
         wanted = "Intended use" if on and set(on) == {"holds"} else "Limits" if on else "nowhere"
         named = [section for section in ("Intended use", "Limits") if _folded(golden) in listed.get(section, set())]
         yield Checked(f"use {golden}", " and ".join(named) or "nowhere", wanted, named == [wanted] or (wanted == "nowhere" and not named))
@@ -310,7 +323,7 @@ def _front(run: _Run, lines: Sequence[str], name: str) -> Iterable[Checked]:
 def _metrics_of(run: _Run, name: str) -> Iterable[tuple[str, str, bool]]:
     for claim, (_, record) in run.records.items():
         if _about(record, name):
-            sets = [part for part in _params(claim) if part in (run.plan.get("golden") or {})]
+            sets = run.sets(claim)
             yield from ((part, claim, False) for part in sets if record["verdict"]["estimate"] is not None)
             yield from ((part, claim, True) for part in sets if "both_right" in (record["verdict"]["statistics"] or {}))
 
@@ -318,7 +331,7 @@ def _metrics_of(run: _Run, name: str) -> Iterable[tuple[str, str, bool]]:
 def _metric(run: _Run, dataset: str, metric: Mapping[str, Any]) -> Iterable[Checked]:
     args, at = metric["args"], f"front matter: {metric['args']['claim']}"
     file, record = run.records.get(args["claim"], ("", None))
-    if record is None or args.get("evidence") != file or dataset not in _params(args["claim"]):
+    if record is None or args.get("evidence") != file or dataset not in run.sets(args["claim"]):
         yield Checked(f"{at}: evidence", str(args.get("evidence")), file, False)
         return
     if metric["type"] == "accuracy":
