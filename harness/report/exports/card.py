@@ -168,13 +168,15 @@ def _intended(run: RunView, mine: Sequence[ClaimView]) -> Iterable[str]:
 
 def _asked(run: RunView, mine: Sequence[ClaimView], *, holding: bool) -> list[str]:
     """The golden sets on which something is claimed of it, those on which all of it holds or the others."""
-    claims = {name: [c for c in mine if _on(c, name, digest)] for name, digest in (run.plan.get("golden") or {}).items()}
+    sets = run.plan.get("golden") or {}
+    claims = {name: [c for c in mine if name in _sets(c, sets)] for name in sets}
     return sorted(name for name, on in claims.items() if on and all(c.outcome == "holds" for c in on) == holding)
 
 
-def _on(c: ClaimView, name: str, digest: str) -> bool:
-    """Whether a claim is on this golden set: by its id, or by what its measurement says was asked."""
-    return name in c.params or digest in set(_digests(c.measurement.get("conditions")))
+def _sets(c: ClaimView, golden: Mapping[str, str]) -> list[str]:
+    """The golden sets that a claim is on: those that its id names, else those that were asked by its conditions."""
+    asked = set(_digests(c.measurement.get("conditions")))
+    return [name for name in golden if name in c.params] or [name for name, digest in golden.items() if digest in asked]
 
 
 def _digests(value: object) -> Iterator[str]:
@@ -265,8 +267,9 @@ def _front(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> str:
     """``model-index`` as hubs read it: a result for each golden set, a metric for each claim on it that has an estimate."""
     run = bundle.run
     results = []
-    for set_name, digest in sorted((run.plan.get("golden") or {}).items()):
-        metrics = [m for c in mine if _on(c, set_name, digest) for m in _metrics(c)]
+    golden = run.plan.get("golden") or {}
+    for set_name, digest in sorted(golden.items()):
+        metrics = [m for c in mine if set_name in _sets(c, golden) for m in _metrics(c)]
         if metrics:
             dataset = {"type": set_name, "name": set_name, **({"revision": digest} if sha256(digest) else {})}
             results.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics})

@@ -70,7 +70,7 @@ class _Run:
         return found
 
     def sets(self, claim: str) -> list[str]:
-        """The golden sets that a claim is on: named in its id, or by their digest where its conditions say what was asked."""
+        """The golden sets that a claim is on: named in its id, else by their digest, where its conditions say what was asked."""
         asked: set[str] = set()
         conditions = [((self.records[claim][1]["measurement"] or {}).get("conditions") or {})] if claim in self.records else []
         while conditions:
@@ -79,8 +79,8 @@ class _Run:
                     conditions.append(value)
                 elif key == "golden":
                     asked.add(str(value).split("+")[0])
-        named = _params(claim)
-        return [name for name, digest in (self.plan.get("golden") or {}).items() if name in named or digest in asked]
+        golden: Mapping[str, str] = self.plan.get("golden") or {}
+        return [name for name in golden if name in _params(claim)] or [name for name, digest in golden.items() if digest in asked]
 
     def right(self, record: Mapping[str, Any], arm: str) -> tuple[int, int]:
         """Answers that are right, and all, of one arm: counted in the raw rows."""
