@@ -123,6 +123,19 @@ def test_hostile_text_stays_in_its_cell(folder):
     assert re.search(r"(?<!\\)\$x", body) is None
 
 
+@pytest.mark.parametrize(("right", "section"), [(1.0, "Intended use"), (0.0, "Limits")])
+def test_a_set_that_no_id_names_is_known_by_what_was_asked(folder, right, section):
+    run = folder()
+    mine, rows = Subject("mine", "gguf", "mine.gguf", "ab" * 32), tuple(Sample(str(i), right) for i in range(60))
+    run.add(
+        Claim("faq.accuracy", "answers", at_least(0.8)), Measurement("a", rows, (mine,), {"engine": {}, "golden": "2f" * 32 + "+limit=60"})
+    )
+    of = bundle(run)
+    text = exports.card(of, "mine").decode()
+    assert wrong(of, text) == []
+    assert "- addresses" in text.partition(f"## {section}\n")[2].partition("\n## ")[0]
+
+
 def test_hubs_read_the_front_matter(folder):
     hub = pytest.importorskip("huggingface_hub")
     of = bundle(cards_run(folder, text=NASTY))
