@@ -342,6 +342,7 @@ def _run(name: str, command: Sequence[str], say: Callable[[str], None]) -> None:
         text=True,
         errors="replace",
         start_new_session=True,
+        close_fds=False,  # the lock goes along: if we are killed, nobody installs into the folder before this has ended, too
     )
     assert process.stdout is not None  # a pipe, as asked for
     try:
@@ -376,4 +377,5 @@ def _lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             say(f"another process is installing into {folder}; waiting for it")
             fcntl.flock(stream, fcntl.LOCK_EX)
+        os.set_inheritable(stream.fileno(), True)
         yield

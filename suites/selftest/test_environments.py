@@ -122,6 +122,24 @@ environments.install("apart", say)
     assert not (folder / "litter").exists()
 
 
+def test_what_a_killed_install_left_running_is_waited_for(tmp_path):
+    ended = tmp_path / "ended"
+    step = f"import time; print('Collecting x', flush=True); time.sleep(1.5); open({str(ended)!r}, 'w')"
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from harness import environments
+with environments._lock(Path({str(tmp_path / "apart")!r}), print):
+    environments._run("apart", [sys.executable, "-c", {step!r}], lambda line: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    said: list[str] = []
+    with environments._lock(tmp_path / "apart", said.append):
+        assert ended.exists()
+    assert [line.partition(" ")[0] for line in said] == ["another"]
+
+
 def test_two_at_once_install_once(known):
     known()
     said: list[str] = []
