@@ -276,6 +276,19 @@ def sweep(run: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def golden_digests(value: Any) -> Iterable[str]:
+    """Digests of golden sets anywhere among the conditions; "+limit=300" says that a part was asked."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == "golden" and isinstance(inner, str):
+                yield inner.partition("+")[0]
+            else:
+                yield from golden_digests(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from golden_digests(inner)
+
+
 def bundle_files(run: Path) -> dict[str, str]:
     """Digest of each file of the bundle but the seal itself, by relative path."""
     files = sorted(p for p in run.rglob("*") if (p.is_symlink() or not p.is_dir()) and p != run / BUNDLE)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness import evidence
 from harness.defence.kept import Kept
 from harness.stats.families import holm
 from harness.stats.paired import mcnemar
@@ -191,21 +192,8 @@ def _other_subjects(old: Kept, new: Kept) -> tuple[str, ...]:
 
 
 def _limit(measurement: Mapping[str, Any], limits: Mapping[str, float]) -> float | None:
-    found = {limits[digest] for digest in _golden(measurement.get("conditions", {})) if digest in limits}
+    found = {limits[digest] for digest in evidence.golden_digests(measurement.get("conditions", {})) if digest in limits}
     return max(found, default=None)
-
-
-def _golden(value: Any) -> Iterable[str]:
-    """Digests of golden sets anywhere among the conditions; "+limit=300" says that a part was asked."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key == "golden" and isinstance(inner, str):
-                yield inner.partition("+")[0]
-            else:
-                yield from _golden(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _golden(inner)
 
 
 # --- rows -----------------------------------------------------------------------------------------

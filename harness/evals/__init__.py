@@ -125,7 +125,7 @@ def plant_loss(samples: Sequence[Sample], share: float, seed: str) -> tuple[Samp
         raise ValueError(f"cannot plant a loss of {wanted} of {n} answers: only {len(possible)} can be lost")
     chosen = set(possible[:wanted])
     return tuple(
-        replace(s, value=1.0 - (s.value or 0.0), detail={**s.detail, "planted": True}) if (s.arm, s.item) in chosen else s for s in samples
+        replace(s, value=float(s.arm == "old"), detail={**s.detail, "planted": True}) if (s.arm, s.item) in chosen else s for s in samples
     )
 
 

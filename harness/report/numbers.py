@@ -47,6 +47,7 @@ _FIELDS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("evidence", "n"): ("verdict/n",), ("evidence", "n needed"): ("verdict/n_needed",), ("evidence", "alpha"): ("verdict/alpha",),
     ("evidence", "bound"): ("claim/bound",), ("evidence", "least n planned"): ("claim/min_n",),
 }  # fmt: skip
+_MACHINE = re.compile(r"/provenance/|/threads$")
 _NEAR = 60  # claims that stand close enough to a number to be what it speaks of; more are the run as a whole
 _UNITS: Mapping[str, Sequence[float]] = {
     "%": (0.01,), "points": (0.01,), "MB": (1e6,), "GB": (1e9,), "kB": (1e3,), "ms": (1e-3,), "GiB": (2.0**30,), "MiB": (2.0**20,),
@@ -176,6 +177,12 @@ class _Known:
         """What follows from it."""
         return Pool(of_claim(self.claim))
 
+    @cached_property
+    def said(self) -> Pool:
+        """The numbers of its evidence, but those of the machine: small ones that any count is equal to, said in sections of their own."""
+        every = self.claim.evidence.pool
+        return Pool((value, source) for value, source in zip(every.values, every.sources, strict=True) if not _MACHINE.search(source))
+
     def only(self, fields: tuple[str, ...]) -> Pool:
         """The numbers of these fields of its evidence alone; a margin may be shown on either side."""
         if fields not in self.fields:
@@ -194,17 +201,15 @@ class _Known:
 
     def number(self, text: str, scales: Sequence[float], rows: bool) -> _Hit | None:
         """A number, in its evidence, in what follows from it, or in its rows."""
-        pools: list[tuple[str, Callable[[], Pool]]] = [("field", lambda: self.claim.evidence.pool), ("derived", lambda: self.derived)]
+        pools: list[tuple[str, Callable[[], Pool]]] = [("field", lambda: self.said), ("derived", lambda: self.derived)]
         pools += [("row", lambda: self.claim.samples.pool)] if rows else []
         for how, pool in pools:
             for scale in scales:
-                source = pool().find(text, scale)
-                if source and not _OF_THE_MACHINE.search(source):
+                if source := pool().find(text, scale):
                     return _Hit(how, source)
         return None
 
 
-_OF_THE_MACHINE = re.compile(r"/provenance/|/threads$")  # small numbers that any count is equal to; said in sections of their own
 _Near = Sequence[tuple[tuple[str, ...], bool]]  # claims, and whether their rows are looked through too
 
 

@@ -9,7 +9,7 @@ Front matter is YAML in its JSON form, a key a line: ``huggingface_hub.ModelCard
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -175,14 +175,8 @@ def _asked(run: RunView, mine: Sequence[ClaimView], *, holding: bool) -> list[st
 
 def _sets(c: ClaimView, golden: Mapping[str, str]) -> list[str]:
     """The golden sets that a claim is on: those that its id names, else those that were asked by its conditions."""
-    asked = set(_digests(c.measurement.get("conditions")))
+    asked = set(evidence.golden_digests(c.measurement.get("conditions")))
     return [name for name in golden if name in c.params] or [name for name, digest in golden.items() if digest in asked]
-
-
-def _digests(value: object) -> Iterator[str]:
-    """Of golden sets, anywhere in conditions; "+limit=300" says that a part was asked."""
-    for key, inner in value.items() if isinstance(value, Mapping) else ():
-        yield from [inner.partition("+")[0]] if key == "golden" and isinstance(inner, str) else _digests(inner)
 
 
 def _limits(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> Iterable[str]:
