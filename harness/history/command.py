@@ -19,9 +19,10 @@ from harness.store import default_root
 
 __all__ = ["add_parser"]
 
-_HELP = """Evidence is the database: sealed runs of tier full, of one lifecycle and on the same golden sets as the newest. Runs that may not
-stand beside the rest (broken seal, smoke, unfinished, a clock that went backwards) are left out, by name. An index in the cache folder
-spares reading a run whose files did not change; it is made again from the evidence at any time (--rebuild), and never believed further.
+_HELP = """Evidence is the database: sealed runs of tier full and of the newest one's lifecycle; of a claim those that asked the same
+golden sets. Runs that may not stand beside the rest (broken seal, smoke, unfinished, a clock that went backwards) are left out, by
+name. An index in the cache folder spares reading a run whose files did not change; it is made again from the evidence at any time
+(--rebuild), and never believed further.
 
   changes  a claim's estimates in order of time, split where no random order of them shows a split as strong
   flaky    the same claim, subjects, sets and scorers: another verdict, estimates too far apart, or another exact number

@@ -22,7 +22,7 @@ __all__ = ["NAME", "forget", "seen"]
 
 NAME = "lifecycle-history.sqlite"  # no other file is ever thrown away
 
-_VERSION = 1  # of the tables and of what is read from a run: another is thrown away
+_VERSION = 2  # of the tables and of what is read from a run: another is thrown away
 _FIELDS = tuple(field.name for field in fields(Said))
 _TABLES = (
     "CREATE TABLE runs (id INTEGER PRIMARY KEY, folder BLOB UNIQUE NOT NULL, print TEXT NOT NULL, facts TEXT NOT NULL)",

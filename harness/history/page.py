@@ -80,9 +80,9 @@ def _header(runs: Sequence[Seen], claims: int, changed: int, unsteady: int, alph
     return Html(
         f'<header><h1>{claims} claims over {len(runs)} runs</h1><p class="meta">{span_}</p>'
         f"<p>Claims whose estimate changed: {changed}; a false alarm anywhere among them has probability at most {alpha:g}. "
-        f"Flaky ones, of which the same claim, subjects, sets and scorers gave another answer: {unsteady}. Runs of tier smoke, of another "
-        "lifecycle or on other golden sets are left out, by name at the end. Dashed across: the bound, where it is near; dashed down: a "
-        "change.</p></header>"
+        f"Flaky ones, of which the same claim, subjects, sets and scorers gave another answer: {unsteady}. Runs of tier smoke or of "
+        "another lifecycle, and of a claim those on other golden sets, are left out, by name at the end. Dashed across: the bound, where "
+        "it is near; dashed down: a change.</p></header>"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ _STAMP = re.compile(r"(\d{8}T\d{6})Z-")  # a run's folder begins with the instan
 class Said:
     """What one run said of a claim.
 
-    ``kind`` is its estimand, ``bound`` its bound in words; ``asked`` is the digest of the claim, ``subjects`` of what it speaks about.
+    ``kind`` is its estimand, ``bound`` its bound in words; ``asked`` is the digest of the claim, ``subjects`` of what it speaks about,
+    ``sets`` of the golden sets that its conditions name, "" where they name none.
     """
 
     claim: str
@@ -43,20 +44,22 @@ class Said:
     bound: str
     asked: str
     subjects: str
+    sets: str
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A run. ``problem`` says why it may not stand beside others, "" where it may; ``notes`` which claims were left out.
 
-    ``setting`` is the digest of golden sets, prompts and scorers; ``beside`` of lifecycle and golden sets; ``finished`` in UTC.
+    ``setting`` is the digest of golden sets, prompts and scorers; ``golden`` the digest of each set by name; ``finished`` in UTC.
     """
 
     run: Path
     problem: str = ""
     seal: str = ""
     finished: str = ""
-    beside: str = ""
+    lifecycle: str = ""
+    golden: Mapping[str, str] = field(default_factory=dict)
     setting: str = ""
     machine: str = ""
     commit: str = ""
@@ -98,7 +101,8 @@ def _with_claims(run: Path, seal: str, finished: datetime, plan: Mapping[str, An
         except (ValueError, KeyError, TypeError) as error:
             notes.append(f"{path.name}: {error}")
     return Seen(
-        run, "", seal, finished.isoformat(timespec="seconds"), _digest([plan["lifecycle"], plan["golden"]]),
+        run, "", seal, finished.isoformat(timespec="seconds"), _text("lifecycle", plan["lifecycle"]),
+        {name: _text(name, digest) for name, digest in plan["golden"].items()},
         _digest([plan["golden"], plan.get("prompts"), plan.get("scorers")]), _digest(made.get("machine")),
         str((made.get("code") or {}).get("commit") or ""), tuple(notes), tuple(said),
     )  # fmt: skip
@@ -114,10 +118,8 @@ def _said(record: Mapping[str, Any]) -> Said:
     subjects = sorted((str(s["name"]), str(s["digest"])) for s in kept.get("subjects", ()))
     words = {"claim": claim["id"], "kind": claim["estimand"], "metric": kept.get("metric", "")}
     words |= {"outcome": verdict["outcome"], "reason": verdict["reason"]}
-    for name, word in words.items():
-        if not isinstance(word, str):
-            raise ValueError(f"{name} = {word!r} is no text")
-        word.encode()  # half a character has no place in an index
+    words = {name: _text(name, word) for name, word in words.items()}
+    sets = sorted({*evidence.golden_digests(kept.get("conditions"))})
     bound = claim["bound"]
     limits = f"{bound['kind']}({', '.join(f'{x:g}' for x in (bound.get('limit'), bound.get('high')) if x is not None)})"
     return Said(
@@ -130,7 +132,15 @@ def _said(record: Mapping[str, Any]) -> Said:
         bound=limits,
         asked=_digest(asked),
         subjects=_digest(subjects),
+        sets=_digest(sets) if sets else "",
     )
+
+
+def _text(name: str, word: Any) -> str:
+    if not isinstance(word, str):
+        raise ValueError(f"{name} = {word!r} is no text")
+    word.encode()  # half a character has no place in an index
+    return word
 
 
 def _number(name: str, value: Any) -> float | None:

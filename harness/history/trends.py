@@ -1,8 +1,9 @@
 """One claim over many runs: its estimates in order of time, and where they changed.
 
 A slow drift is small from run to run, so that no pair of runs shows it; a history does. Only sealed runs whose
-seal is intact count, each once, of tier full, of the lifecycle and on the golden sets of the newest of them; of a claim,
-only what was measured as the newest run does. What is left out is named.
+seal is intact count, each once, of tier full and of the lifecycle of the newest of them; of a claim, only what was measured as
+the newest run does, on the same golden sets: those that its conditions name, or, where they name none, all that both runs have.
+A set that is added or changed ends no history but of the claims that it may concern. What is left out is named.
 """
 
 from __future__ import annotations
@@ -65,28 +66,43 @@ def usable(runs: Sequence[Seen]) -> tuple[list[Seen], list[str]]:
         kept.append(one)
         left_out += [f"{one.run}: {note}" for note in one.notes]
     kept.sort(key=lambda one: (one.finished, one.run.name, str(one.run)))
-    newest = kept[-1].beside if kept else ""
-    left_out += [f"{one.run}: of another lifecycle, or on other golden sets, than the newest run" for one in kept if one.beside != newest]
-    return [one for one in kept if one.beside == newest], left_out
+    ours = kept[-1].lifecycle if kept else ""
+    left_out += [f"{one.run}: of lifecycle {one.lifecycle!r}, the newest run of {ours!r}" for one in kept if one.lifecycle != ours]
+    return [one for one in kept if one.lifecycle == ours], left_out
 
 
 def histories_of(runs: Sequence[Seen], claims: Sequence[str] = (), alpha: float = 0.05) -> tuple[list[History], list[str]]:
     """``histories`` of runs that were read and are ``usable``, oldest first."""
     found: dict[str, list[Point]] = {}
-    measured_as: dict[str, tuple[str, str]] = {}
+    newest: dict[str, tuple[Seen, Said]] = {}  # says what is measured, and on what
     left_out = []
-    for one in reversed(runs):  # the newest says what is measured
+    for one in reversed(runs):
+        elsewhere = []
         for said in one.said:
             if (claims and not said.claim.startswith(tuple(claims))) or said.kind == "exact" or said.estimate is None:
                 continue
-            how = (said.kind, said.metric)
-            if measured_as.setdefault(said.claim, how) != how:
-                left_out.append(f"{one.run}: {said.claim} was measured as {' of '.join(how)}, now {' of '.join(measured_as[said.claim])}")
-                continue
-            found.setdefault(said.claim, []).append(_point(one, said, said.estimate))
+            last, now = newest.setdefault(said.claim, (one, said))
+            if (said.kind, said.metric) != (now.kind, now.metric):
+                left_out.append(f"{one.run}: {said.claim} was measured as {said.kind} of {said.metric}, now {now.kind} of {now.metric}")
+            elif not _same_sets(one, said, last, now):
+                elsewhere.append(said.claim)
+            else:
+                found.setdefault(said.claim, []).append(_point(one, said, said.estimate))
+        if elsewhere:
+            left_out.append(f"{one.run}: measured on other golden sets than the newest run's: {_some(elsewhere)}")
     long = sum(len(points) >= 2 * SHORTEST for points in found.values())
     made = ((name, points[::-1]) for name, points in sorted(found.items()))
     return [History(name, tuple(points), _changes(name, points, alpha, long)) for name, points in made], left_out
+
+
+def _same_sets(one: Seen, said: Said, last: Seen, now: Said) -> bool:
+    if said.sets or now.sets:
+        return said.sets == now.sets
+    return all(last.golden.get(name, digest) == digest for name, digest in one.golden.items())
+
+
+def _some(claims: Sequence[str], most: int = 3) -> str:
+    return ", ".join(claims[:most]) + (f" and {len(claims) - most} more" if len(claims) > most else "")
 
 
 def _point(one: Seen, said: Said, estimate: float) -> Point:

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.selftest
 
 def said(claim="c", estimate=0.5, half=0.05, outcome="holds", kind="proportion", **more):
     low, high = (None, None) if half is None or estimate is None else (estimate - half, estimate + half)
-    facts = {"metric": "m", "reason": "", "n": 100, "bound": "at_least(0.4)", "asked": "a", "subjects": "s", "level": 0.9, **more}
-    return Said(claim=claim, kind=kind, outcome=outcome, estimate=estimate, low=low, high=high, **facts)
+    facts = {"metric": "m", "reason": "", "n": 100, "bound": "at_least(0.4)", "asked": "a", "subjects": "s", "sets": "", "level": 0.9}
+    return Said(claim=claim, kind=kind, outcome=outcome, estimate=estimate, low=low, high=high, **{**facts, **more})
 
 
 def runs(*each, **more):

@@ -17,19 +17,23 @@ pytestmark = pytest.mark.selftest
 CLAIMS = ("Q1.rate[a]", "Q1.rate[b]")
 
 
-def make(folder, number: int, rates: dict[str, float], *, tier: str = "full", golden: str = "g1", finished: bool = True):
+def make(
+    folder, number: int, rates: dict[str, float], *, tier: str = "full", golden: str = "g1", finished: bool = True,
+    lifecycle: str = "l", others=None, asked=None,
+):  # fmt: skip
+    """A sealed run on the golden set "set" and ``others``; ``asked`` is the digest of the set that its conditions name."""
     run, rng = folder / f"run-{number:03d}", random.Random(number)
     claims = {name: Claim(name, "t", at_least(0.5)) for name in rates}
     plan = {
         "tier": tier,
-        "lifecycle": "l",
-        "golden": {"set": golden},
+        "lifecycle": lifecycle,
+        "golden": {"set": golden, **(others or {})},
         "claims": [{"claim": evidence.claim_to_json(c)} for c in claims.values()],
     }
     digest = evidence.seal_plan(run, plan)
     for name, claim in claims.items():
         rows = tuple(Sample(f"i{i:03d}", float(rng.random() < rates[name])) for i in range(200))
-        measurement = Measurement("rate", rows)
+        measurement = Measurement("rate", rows, conditions={"golden": asked} if asked else {})
         verdict = judge(claim, measurement)
         evidence.write_evidence(
             run, claim, verdict, plan_digest=digest, tier=tier, measurement=measurement, provenance={}, notes={}
@@ -78,8 +82,28 @@ def test_what_must_not_stand_beside_the_rest_is_named(runs, tmp_path):
     assert [len(h.points) for h in found] == [2]
     said = "\n".join(left_out)
     assert [word in said for word in ("smoke", "not a finished run", "seal is broken", "other golden sets", "nowhere")] == [True] * 5
+    assert f"other golden sets than the newest run's: {CLAIMS[0]}" in said
     assert said.count("the same run as") == 2
     assert len(left_out) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "before", "now", "joined"),
+    [
+        (("d", "d+limit=60"), {}, {"new": "n"}, 2),  # a set that was added is no matter
+        (("d", "d"), {"old": "n"}, {}, 2),
+        (("d", "d"), {"b": "1"}, {"b": "2"}, 2),  # nor one that changed and was not asked
+        (("d", "e"), {}, {}, 1),
+        ((None, "d"), {}, {}, 1),
+        ((None, None), {}, {"new": "n"}, 2),
+        ((None, None), {"b": "1"}, {"b": "2"}, 1),  # which sets count is not known: any may be the one
+    ],
+)
+def test_a_claim_is_joined_on_the_golden_sets_that_it_asked(tmp_path, asked, before, now, joined):
+    runs = [make(tmp_path, i, {CLAIMS[0]: 0.9}, others=(before, now)[i], asked=asked[i]) for i in range(2)]
+    found, left_out = histories(runs)
+    assert [p.run for p in found[0].points] == [run.name for run in runs[2 - joined :]]
+    assert len(left_out) == 2 - joined
 
 
 def test_what_is_measured_otherwise_is_not_joined(tmp_path):

@@ -189,10 +189,10 @@ def test_a_clock_that_went_backwards_is_named(tmp_path):
 
 
 def test_another_lifecycle_and_smoke_never_stand_beside_the_rest(tmp_path):
-    runs = [make(tmp_path, i, {CLAIMS[0]: 0.9}, tier="smoke" if i == 1 else "full", golden=f"g{i // 2}") for i in range(4)]
+    runs = [make(tmp_path, i, {CLAIMS[0]: 0.9}, tier="smoke" if i == 1 else "full", lifecycle=f"l{i // 2}") for i in range(4)]
     kept, left_out = trends.usable([reading.read(run) for run in runs])
     assert [one.run for one in kept] == runs[2:]
-    assert [word in " ".join(left_out) for word in ("smoke", "other golden sets")] == [True, True]
+    assert [word in " ".join(left_out) for word in ("smoke", "of lifecycle 'l0'")] == [True, True]
 
 
 HOSTILE = ["{", "[]", "null", '"x"', "3", "{}", "[[]]", '{"a": ' * 5000]
