@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ class Closing:
     orphans: tuple[str, ...]  # approved, and no test makes them any more
     unheeded: tuple[str, ...]  # not fulfilled, though pytest would have ended with 0
     absent: tuple[str, ...]  # needs that were missing and not allowed to be
-    strangers: tuple[str, ...]  # of --subject, and no evidence names any of them
+    strangers: tuple[str, ...]  # of --subject or --data, and no evidence names any of them
 
 
 _CLOSING = pytest.StashKey[Closing]()
@@ -50,7 +50,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
         return
     try:
-        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, config.getoption("--subject"))
+        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, _named(config))
     except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
         config.stash[_UNSEALED] = f"{folder}: {error}"
         session.exitstatus = int(exitstatus) or 1
@@ -61,7 +61,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
         session.exitstatus = 1 if wrong else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, subjects: Sequence[str]) -> Closing:
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, named: Mapping[str, Sequence[str]]) -> Closing:
     from harness import baselines, evidence, report
     from harness.recheck import ending, measured, releases
 
@@ -73,7 +73,7 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, 
         raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
     lost, orphans = ending.lost(plan, records), ending.orphans(plan)
     absent = ending.absent(records, allowed)
-    strangers = _strangers(subjects, records)
+    strangers = [text for where, names in named.items() for text in _strangers(where, names, records)]
     # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
     unheeded = [] if exitstatus else ending.unheeded(records)
     status = exitstatus or (1 if lost or orphans or unheeded or strangers else EXIT_NOT_EVALUATED if absent else 0)
@@ -105,18 +105,22 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, 
         tuple(orphans),
         tuple(unheeded),
         absent,
-        strangers,
+        tuple(strangers),
     )
 
 
-def _strangers(subjects: Sequence[str], records: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """The names of --subject where no evidence names any of them: a slip of the pen, and the model that was meant went untested."""
+def _named(config: pytest.Config) -> dict[str, list[str]]:
+    """What the command line names for this run, by option; what an ini file names is there for every run."""
+    return {where: [text.partition("=")[0] for text in config.getoption(where)] for where in ("--subject", "--data")}
+
+
+def _strangers(where: str, names: Sequence[str], records: Sequence[dict[str, Any]]) -> list[str]:
+    """The names of an option where no evidence names any of them: a slip of the pen, and the model or file that was meant went untested."""
     if any(record["measurement"] is None for record in records):
-        return ()  # who knows what they would have measured
+        return []  # who knows what they would have measured
     measured = {subject["name"] for record in records for subject in record["measurement"].get("subjects", ())}
     said = {part.strip() for record in records for part in record["claim"]["id"].partition("[")[2].removesuffix("]").split(",")}
-    names = tuple(text.partition("=")[0] for text in subjects)
-    return () if set(names) & (measured | said) else names
+    return [] if set(names) & (measured | said) else [f"{name}: named by {where}" for name in names]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -151,7 +155,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name in closing.unheeded:
         out.write_line(f"unheeded       {name}: its evidence does not say what its test reported; the exit status is 1", red=True)
     for name in closing.strangers:
-        out.write_line(f"stranger       {name}: named by --subject, and no evidence of this run names it; the exit status is 1", red=True)
+        out.write_line(f"stranger       {name}, and no evidence of this run names it; the exit status is 1", red=True)
     for need in closing.absent:
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):
@@ -193,7 +197,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 def _unused(names: Sequence[str]) -> Iterator[str]:
-    """A name that no claim has is a slip of the pen; where only a part was collected, most of them are not."""
+    """A name that no claim of a part has may be one of another part; a whole run is refused for it."""
     if names:
         some = ", ".join(repr(name) for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         yield f"no claim of this run is called {some}, as [claims] in the lifecycle file does"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if not claims or config.option.collectonly:
             return
         _plan(config, claims)
-    except HarnessError as error:
+    except (HarnessError, pytest.UsageError) as error:
+        if hasattr(config, "workerinput"):
+            session.shouldfail = str(error)  # all that the controller hears of it
         raise pytest.UsageError(str(error)) from error
 
 
@@ -54,6 +57,8 @@ def _plan(config: pytest.Config, claims: Sequence[tuple[pytest.Item, Claim]]) ->
     known = {name for claim_id in (*handles, *left_out) for name in (claim_id, claim_id.partition("[")[0])}
     run.unused = tuple(sorted(set(settings.claims) - known))
     run.whole = _whole(config) and not run.left_out
+    if run.whole and run.unused:  # a bound that somebody fixed would bind nothing
+        raise pytest.UsageError(_nobody(run.unused, settings.path, known))
     body = _plan_body(run, handles)
     try:
         run.plan_digest = evidence.seal_plan(run.folder, body)
@@ -74,6 +79,12 @@ def _whole(config: pytest.Config) -> bool:
     narrowed = [config.getoption(name, None) for name in ("keyword", "markexpr", "ignore", "ignore_glob", "deselect")]
     named = [*options(config, "only"), option(config, "from"), *options(config, "subject"), *options(config, "data")]
     return config.args_source != pytest.Config.ArgsSource.ARGS and not any([*narrowed, *named])
+
+
+def _nobody(names: Sequence[str], path: Path, known: Collection[str]) -> str:
+    """What to do about [claims] that no test makes."""
+    near = (f"{name!r}{f' (did you mean {close[0]!r}?)' if (close := get_close_matches(name, known, n=1)) else ''}" for name in names)
+    return f"{path}: [claims]: no test makes {', '.join(near)}; mend the name, or delete the entry. All claims: pytest --collect-only -q"
 
 
 def _at_tier(claim: Claim, tier: str) -> Claim:

@@ -225,6 +225,25 @@ def test_two_claims_of_one_name_are_refused(project):
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*'same' stands twice*test_a*test_b*"])
+    result = project.runpytest_subprocess("-n", "2")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["*'same' stands twice*test_a*test_b*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@pytest.mark.parametrize("args", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_a_bound_of_a_claim_that_nobody_makes_is_refused_before_time_is_spent(project, args):
+    write(project, "inconclusive")
+    (project.path / "fixtures").mkdir()
+    bound = '[claims.{}]\nbound = {{kind = "at_least", limit = 0.7}}\n'
+    (project.path / "fixtures/lifecycle.toml").write_text(MINIMAL + bound.format("inconclusiv"))
+    result = project.runpytest_subprocess(*args)
+    assert result.ret not in (0, 8)
+    assert "no test makes 'inconclusiv' (did you mean 'inconclusive'?)" in result.stdout.str() + result.stderr.str()
+    assert not list(project.path.glob("reports/*/evidence/*"))
+    result = project.runpytest_subprocess("-k", "incon", *args)  # a part: the name may be of another
+    assert result.ret == 1
+    assert "no claim of this run is called 'inconclusiv'" in result.stdout.str() or args
 
 
 def test_what_shaped_the_run_is_said_before_it_starts(project):
@@ -360,5 +379,9 @@ def test_not_worse(claim, engine, golden):
     slip = project.runpytest_subprocess("--subject", "mnie=fake:answers.json", "--run-dir", "slip", "test_three.py")
     assert slip.ret == 1
     slip.stdout.fnmatch_lines(["*stranger*mnie: named by --subject, and no evidence*"])
+    mine = ("--subject", "mine=fake:answers.json", "test_one.py")
+    unread = project.runpytest_subprocess("--data", "rows=nowhere.jsonl", "--run-dir", "unread", *mine)
+    assert unread.ret == 1
+    unread.stdout.fnmatch_lines(["*stranger*rows: named by --data, and no evidence*"])
     record = json.loads((the_run(project) / "evidence/tickets.accuracy.json").read_text())
     assert record["measurement"]["subjects"][0]["digest"] == evidence.digest(json.dumps(answers).encode())
