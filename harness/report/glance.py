@@ -88,6 +88,8 @@ def missing(run: RunView) -> tuple[Counter[str], list[str]]:
 
 def _musts(run: RunView) -> str:
     counts, names = missing(run)
+    if not counts:
+        return ""
     items = "".join(f"<li>{said(name, 100)}</li>" for name in names[:_CHANGES])
     more = f"<li>and {len(names) - _CHANGES} more</li>" if len(names) > _CHANGES else ""
     head = f'<p>{counts["evidenced"]} of {counts.total()} <a href="#rubric">must-haves</a> are evidenced'

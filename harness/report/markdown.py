@@ -89,13 +89,13 @@ def _first(run: RunView) -> list[str]:
     ]
     moved = [f"{escape(name, 100)} {escape(how, 100)}" for name, how in changed(run)]
     counts, names = missing(run)
+    musts = f"{counts['evidenced']} of {counts.total()} evidenced" + (f"; not: {escape('; '.join(names), 1000)}" if names else "")
     told = [f"{_shown(r.claim.outcome)} {escape(r.claim.id, 100)}: {escape(r.said, 160)}" for r in gravest(risks_of(run), _TOP)]
     same = f"; {number(run.changes.get('same'))} as they were" if run.changes else ""
     return [
         f"- May it go out: {'; '.join(out) or 'no release was asked for'}",
         f"- Since the baseline: {('; '.join(moved[:_TOP]) or 'nothing changed') + same if run.changes else 'no approved baseline'}",
-        f"- Must-haves: {counts['evidenced']} of {counts.total()} evidenced"
-        + (f"; not: {escape('; '.join(names), 1000)}" if names else ""),
+        *([f"- Must-haves: {musts}"] if counts else []),
         f"- Gravest risks: {'; '.join(told) or 'none among its claims'}",
     ]
 

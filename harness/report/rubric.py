@@ -92,8 +92,9 @@ class Shown:
 
 
 def shown(run: RunView) -> list[Shown]:
-    """Every must-have, in its order."""
-    return [_of(must, [c for c in run.claims if _bears(c, must.tests)]) for must in MUSTS]
+    """Every must-have, in its order; none for a run that no claim of the course's is in: a project of other claims is no capstone."""
+    found = [_of(must, [c for c in run.claims if _bears(c, must.tests)]) for must in MUSTS]
+    return found if any(one.claims for one in found) else []
 
 
 def _bears(claim: ClaimView, tests: Iterable[str]) -> bool:
@@ -118,15 +119,16 @@ def _of(must: Must, claims: Sequence[ClaimView]) -> Shown:
 
 
 def rubric(run: RunView) -> Html:
-    """The lines with their weights and suites, then every must-have."""
-    if not run.claims:
+    """The lines with their weights and suites, then every must-have; empty where none is asked of the run."""
+    found = shown(run)
+    if not found:
         return Html("")
     note = (
         '<p class="small muted">A must-have is evidenced if enough was judged and at least one claim holds; those that do not hold stand '
         "beside it. It says that there is something to inspect. What is proven, the verdicts say: twenty pairs fill a rubric and prove "
         "hardly anything.</p>"
     )
-    rows = [_row(one) for one in shown(run)]
+    rows = [_row(one) for one in found]
     musts = table("Must-haves", ("must have", "part", "state", "count", "claims"), rows, ("", "", "", "num", "small"))
     return Html(_lines(run) + note + musts)
 

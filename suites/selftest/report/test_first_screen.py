@@ -111,6 +111,14 @@ def test_what_is_not_evidenced_is_said_in_plain_sight(run):
     assert f"1 of {len(MUSTS)} <a" in text
 
 
+def test_a_project_of_other_claims_is_not_asked_for_a_course(folder):
+    made = folder()
+    made.add(_exact("tickets.answered"), _rows(1.0))
+    text, summary = both(made.close())
+    assert "ust-have" not in text + summary
+    assert 'id="rubric"' not in text
+
+
 # --- what changed -------------------------------------------------------------------------------
 
 
