@@ -35,6 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import __version__
 from harness.errors import ConfigError, HarnessError, nearest
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         given = list(sys.argv[1:] if argv is None else argv)
-        args = _parser(given[0] if given else "").parse_args(given)
+        args, strange = _parser(given[0] if given else "").parse_known_args(given)
+        if strange:
+            args.asked.error(f"unrecognized arguments: {' '.join(strange)}")
         return int(args.verb(args))
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,6 +90,7 @@ _ELSEWHERE = {
 def _parser(verb: str) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m harness", description=__doc__, formatter_class=shape)
+    parser.add_argument("--version", action="version", version=f"lifecycle-harness {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     make = verbs.add_parser("make", help="make artifacts of the lifecycle file", epilog="example: python -m harness make base tuned")
@@ -176,6 +180,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
             importlib.import_module(module).add_parser(verbs)
         else:
             verbs.add_parser(name, help=text)
+    for each in verbs.choices.values():  # whose usage stands above an error
+        each.set_defaults(asked=each)
     return parser
 
 

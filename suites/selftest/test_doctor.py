@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -143,3 +144,15 @@ def test_it_looks_and_does_not_make(project, tmp_path, monkeypatch):
     (tmp_path / "answers.json").write_text(json.dumps({}))
     project('[subjects]\nmine = "fake:answers.json"\nbase = "recipe:base"\n')
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.json", "lifecycle.toml"]
+
+
+def test_a_wrong_flag_shows_the_usage_of_its_verb(capsys):
+    for verb in ("recheck", "make", "history", "init"):
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--no-such-flag", "x"])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(f"usage: python -m harness {verb} ")
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"lifecycle-harness \d+\.\d+\.\d+\n", capsys.readouterr().out)
