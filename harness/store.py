@@ -100,11 +100,11 @@ class Store:
         Raises StoreError when it cannot be kept (full disk, no permission); whatever ``maker``
         raises passes through, and nothing half-made stays.
         """
-        # Without the lock, since a finished store may be read-only; what is damaged is moved under it.
-        found = _read(name, self.root / name / self.key(name, inputs))
-        if found is not None:
-            return found
         try:
+            # Without the lock, since a finished store may be read-only; what is damaged is moved under it.
+            found = _read(name, self.root / name / self.key(name, inputs))
+            if found is not None:
+                return found
             with self._lock(name, self.key(name, inputs)):
                 return self.find(name, inputs) or self._make(name, inputs, maker)
         except Exception as error:
@@ -162,7 +162,7 @@ def _read(name: str, folder: Path) -> Artifact | None:
         if seal["files"] != digest_tree(folder):
             return None
         return Artifact(name, folder.name, folder, seal["files"], seal["inputs"])
-    except (ValueError, KeyError, TypeError, FileNotFoundError):
+    except (ValueError, KeyError, TypeError, FileNotFoundError, NotADirectoryError):
         return None
 
 

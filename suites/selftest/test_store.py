@@ -140,3 +140,9 @@ def test_no_permission_is_said(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StoreError, match="cannot make"):
         Store(tmp_path).make("m", {}, writer("x", []))
+
+
+def test_a_folder_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot make m in .*file/store.*HARNESS_STORE"):
+        Store(tmp_path / "file" / "store").make("m", {}, lambda folder: None)
