@@ -62,7 +62,7 @@ def add_parser(verbs: Any) -> None:
     init.add_argument(
         "--slo", action="append", default=[], metavar="NAME=LIMIT", help="promised of the served model: ttft_p95=2s; repeatable"
     )
-    init.add_argument("--rate", type=float, default=1.0, help="at so many requests a second (default 1)")
+    init.add_argument("--rate", type=float, help="with --slo: at so many requests a second (default 1)")
     init.add_argument("--checkpoint", default="", metavar="hf:FOLDER", help="what a GGUF file was made of, or a server started with")
     init.add_argument("--ci", action="append", default=[], choices=("github", "gitlab"), help="also write its workflow; repeatable")
     init.set_defaults(verb=_init)
@@ -83,6 +83,8 @@ def _begun(args: argparse.Namespace) -> int:
     root = Path(os.path.abspath(args.folder))
     if root.exists() and not root.is_dir():
         raise ConfigError(f"{root}: a file, expected a folder")
+    if args.rate is not None and not args.slo:
+        raise ConfigError(f"--rate {args.rate:g} is the rate at which a --slo is promised, and none is; add --slo ttft_p95=2s")
     given = args.model or args.against or args.golden or args.name
     if args.ci and not given and (root / "lifecycle.toml").is_file():
         wanted, by_hand = project.ci_files(root, args.ci)
@@ -91,7 +93,8 @@ def _begun(args: argparse.Namespace) -> int:
     made, is_example = _set(args)
     model, against, checkpoint = (_from(root, where) for where in (args.model, args.against, args.checkpoint))
     asked = project.Asked(
-        args.name or root.name, made, model, against, checkpoint, _promised(args.slo), args.rate, tuple(dict.fromkeys(args.ci)), is_example
+        args.name or root.name, made, model, against, checkpoint, _promised(args.slo),
+        1.0 if args.rate is None else args.rate, tuple(dict.fromkeys(args.ci)), is_example,
     )  # fmt: skip
     written = project.write(root, *project.planned(root, asked))
     project.verify(root)
@@ -153,10 +156,11 @@ def _told(root: Path, written: project.Written) -> None:
 
 
 def _next(root: Path, asked: project.Asked) -> None:
-    """What the set can show, and the three commands that come next."""
-    from harness.starter import sets
+    """What the set asks and can show, and the three commands that come next."""
+    from harness import golden
+    from harness.starter import golden_command, sets
 
-    print(f"\n{asked.made.name}: {len(asked.made.rows)} items, {asked.made.kind}")
+    print("\n" + "\n".join(golden_command.described(golden.load(asked.made.name, root / "golden"))))
     for line in sets.shows(len(asked.made.rows)):
         print(f"  {line}", flush=True)
     if not asked.model:

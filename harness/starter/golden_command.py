@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import GoldenError, HarnessError
 
-__all__ = ["add_parser", "approver", "columns"]
+__all__ = ["add_parser", "approver", "columns", "described"]
 
 _ANSWERED = ("answers", "json_extraction", "code", "multiple_choice")
 
@@ -149,15 +149,19 @@ def _show_set(name: str, folder: Path) -> int:
     from harness.starter import sets
 
     found = golden.load(name, folder)
-    scorer = _scorer(found)
     said = golden.manifest_entry(name, folder)
-    print(f"{name}: {found.n} items, {found.kind}{f', scored by {scorer}' if scorer else ''}; sha256 {found.digest[:16]}")
+    print("\n".join(described(found)))
     print(f"  licence {found.licence}; source {found.source}; approved by {said['approved_by']}")
-    for line in _asked(found):
-        print(f"  {line}")
     for line in sets.shows(found.n) if found.kind in (*_ANSWERED, "refusals") else ():  # some take seconds
         print(f"  {line}", flush=True)
     return 0
+
+
+def described(found: Any) -> list[str]:
+    """How many items a golden set holds, how they are scored, and the first of them as a model meets it."""
+    scorer = _scorer(found)
+    head = f"{found.name}: {found.n} items, {found.kind}{f', scored by {scorer}' if scorer else ''}; sha256 {found.digest[:16]}"
+    return [head, *(f"  {line}" for line in _asked(found))]
 
 
 def _asked(found: Any) -> list[str]:

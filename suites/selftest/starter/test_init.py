@@ -258,6 +258,8 @@ def test_a_server_without_its_checkpoint_is_not_judged_and_says_what_is_missing(
         (["--model", "hf:m", "--slo", "ttft_p95=2"], "with its unit"),
         (["--model", "hf:m", "--slo", "tttf_p95=2s"], "ttft"),
         (["--model", "hf:m", "--slo", "ttft_p95=2s", "--rate", "nan"], "above 0"),
+        (["--model", "hf:m", "--slo", "ttft_p95=2s", "--rate", "0"], "above 0"),
+        (["--model", "hf:m", "--rate", "2"], "none is; add --slo"),
     ],
 )
 def test_a_promise_that_cannot_be_kept_is_refused(tmp_path, args, said, capsys):
