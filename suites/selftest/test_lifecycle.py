@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def bench_of(tmp_path: Path, *subjects: str, **more) -> Workbench:
     settings = config.load(ROOT / "fixtures" / "lifecycle.toml").with_subjects(list(subjects))
-    return Workbench(settings, Store(tmp_path / "store"), settings.tier("smoke"), lambda *_: None, **more)
+    return Workbench(settings, Store(tmp_path / "store"), replace(settings.tier("smoke"), items=100), lambda *_: None, **more)
 
 
 def answers_file(tmp_path: Path) -> Path:

@@ -6,7 +6,7 @@ Each says what a server would say, through the same judgement; a model in this p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,17 +41,33 @@ KINDS: Mapping[str, type[HF]] = {"plain": HF, "doubled": Doubled, "foreign": For
 
 def posing(bench, server: str, expected: Sequence[Expected], *, kind: str = "plain", subject: str = "") -> list[Said]:
     """What ``subject`` (the served checkpoint, unless named) in the served dtype would say as ``server``. Kept."""
-    subject, sampling = subject or bench.serving.checkpoint(server), bench.serving.sampling(server)
-    inputs = {
-        "subject": bench.subject(subject).digest, "versions": versions("hf"), "kind": kind, "system": SYSTEM,
-        "max_tokens": sampling.max_tokens, "expected": [[e.id, list(e.messages), e.text] for e in expected],
-    }  # fmt: skip
+    sampling = bench.serving.sampling(server)
+    said = [sampling.max_tokens, [[e.id, list(e.messages), e.text] for e in expected]]
+    return _kept(
+        bench, "posing", subject or bench.serving.checkpoint(server), kind, said, lambda engine: said_by(engine, expected, sampling)
+    )
+
+
+def reading(bench, server: str, expected: Sequence[Expected], *, kind: str) -> list[Said]:
+    """How the served checkpoint would read the prompts: their ids alone, nothing is generated. Kept."""
+    asked = [[e.id, list(e.messages)] for e in expected]
+    return _kept(bench, "reading", bench.serving.checkpoint(server), kind, asked, lambda engine: read_by(engine, expected))
+
+
+def _kept(bench, name: str, subject: str, kind: str, asked: list[Any], say: Callable[[HF], list[Said]]) -> list[Said]:
+    inputs = {"subject": bench.subject(subject).digest, "versions": versions("hf"), "kind": kind, "system": SYSTEM, "asked": asked}
 
     def ask() -> list[dict[str, Any]]:
         with contextlib.closing(KINDS[kind](bench.path(subject), dtype="bfloat16")) as engine:
-            return [asdict(said) for said in said_by(engine, expected, sampling)]
+            return [asdict(said) for said in say(engine)]
 
-    return [Said.of(row) for row in bench.cached("posing", inputs, ask)]
+    return [Said.of(row) for row in bench.cached(name, inputs, ask)]
+
+
+def read_by(engine: HF, expected: Sequence[Expected]) -> list[Said]:
+    """Its own reading of each prompt."""
+    ids = (tuple(engine.tokenize(engine.render(e.messages), False)) for e in expected)
+    return [Said(e.id, prompt=each, prompt_tokens=len(each)) for e, each in zip(expected, ids, strict=True)]
 
 
 def said_by(engine: HF, expected: Sequence[Expected], sampling: Sampling) -> list[Said]:

@@ -11,7 +11,7 @@ from harness.serve import stub as stubs
 from harness.serve.parity import hearing
 from suites import controls
 from suites.serve import margins
-from suites.serve.posing import another, posing
+from suites.serve.posing import another, posing, reading
 
 pytestmark = pytest.mark.serve
 
@@ -26,7 +26,7 @@ def test_it_reads_the_tokens_that_the_model_was_trained_on(claim, bench, server)
     few, _ = _expected(bench, server, margins.PARITY_CONTROLS)
 
     def planted(kind: str) -> Measurement:
-        return _measured(bench, server, "input_ids", parity.inputs(few, posing(bench, server, few, kind=kind)))
+        return _measured(bench, server, "input_ids", parity.inputs(few, reading(bench, server, few, kind=kind)))
 
     expected, _ = _expected(bench, server)
     said = bench.serving.heard(server, _prompts(bench, server))

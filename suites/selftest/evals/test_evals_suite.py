@@ -53,13 +53,15 @@ def evidence(tmp_path_factory):
 
 
 def nothing_left_out(folder: Path) -> Path:
-    """The built-in lifecycle file without what its smoke tier leaves out: here all of it is asked for, of tables."""
+    """The built-in lifecycle file without what its smoke tier leaves out: here all of it is asked for, of tables, and 100 items."""
     (folder / "fixtures").mkdir()
     for path in (*(ROOT / "fixtures").iterdir(), ROOT / "golden"):
         (folder / path.relative_to(ROOT)).symlink_to(path)
     made = folder / "fixtures" / "lifecycle.toml"
     text, cut = re.subn(r"^leave_out = \[.*?^\]$", "", made.read_text(), flags=re.DOTALL | re.MULTILINE)
     assert cut == 1
+    text, counted = re.subn(r"(?<=^\[tiers\.smoke\]\nitems = )\d+", "100", text, flags=re.MULTILINE)
+    assert counted == 1
     made.unlink()
     made.write_text(text)
     return made
