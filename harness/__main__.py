@@ -436,7 +436,7 @@ def _newest(run: Path | None) -> Path:
     plans = sorted(Path("reports").glob("*/plan.json"), key=lambda p: p.stat().st_mtime)
     runs = [p.parent for p in plans if p.parent.name != "example"]
     if not runs:
-        raise HarnessError("no run under reports/; name its folder, or run pytest -m quant first")
+        raise HarnessError("no run under reports/; name its folder, or make one: python -m pytest")
     return runs[-1]
 
 
