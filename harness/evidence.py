@@ -16,6 +16,7 @@ Standard library only: ``recheck`` (``harness.recheck``) reads it on any machine
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -92,7 +93,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise EvidenceError(f"cannot write {path}: {error}. The verdict is not kept; free some space and rerun") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        way = "free some space" if full else "see that its folder is one and can be written, or name another"
+        raise EvidenceError(f"cannot write {path}: {error}. The verdict is not kept; {way}, and rerun") from error
 
 
 def read_json(path: Path) -> Any:

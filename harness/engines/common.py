@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import EngineError, MissingNeed, SubjectError
+from harness.types import Generation
 
 __all__ = [
     "DTYPE_BITS",
@@ -36,6 +37,14 @@ __all__ = [
 def install(extra: str) -> str:
     """The command that gets an extra: what every MissingNeed of an engine names."""
     return f"python -m harness doctor --install {extra}"
+
+
+def answered(answers: Sequence[Generation], what: str) -> list[Generation]:
+    """The answers as they are. EngineError where there is none among them: a dead server says nothing about a model."""
+    failed = [a for a in answers if a.finish == "error"]
+    if failed and len(failed) == len(answers):
+        raise EngineError(f"{what}: none of {len(answers)} requests was answered, so nothing was measured; first: {failed[0].error}")
+    return list(answers)
 
 
 def length_batches(lengths: Sequence[int], max_items: int, max_tokens: int) -> list[list[int]]:

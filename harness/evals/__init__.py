@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from harness.engines.common import answered
 from harness.errors import GoldenError
 from harness.evals import scorers
 from harness.evals.scorers.choice import by_logprob, lettered
@@ -137,7 +138,7 @@ def digest_of_changed(path: Path) -> str:
 
 def scored(engine: Engine, golden: GoldenSet) -> Measurement:
     """What ``engine`` answers to a set in words, by the set's own scorers; one Sample per item."""
-    answers = engine.generate(prompts(golden), sampling=sampling(golden))
+    answers = answered(engine.generate(prompts(golden), sampling=sampling(golden)), golden.name)
     conditions = {"engine": dict(engine.describe()), "golden": golden.digest, "scorer": scorers.digest(golden)}
     return Measurement(f"{scorers.of_set(golden).name}:{golden.name}", score_answers(golden, answers), conditions=conditions)
 
@@ -147,7 +148,7 @@ _sampling_of = sampling
 
 def exact_match(engine: Engine, golden: GoldenSet, *, sampling: Sampling | None = None) -> Measurement:
     """The share of a set that ``engine`` answers exactly, asked as the set is asked; one Sample per item."""
-    answers = engine.generate(prompts(golden), sampling=sampling or _sampling_of(golden))
+    answers = answered(engine.generate(prompts(golden), sampling=sampling or _sampling_of(golden)), golden.name)
     conditions = {"engine": dict(engine.describe()), "golden": golden.digest}
     return Measurement(f"exact_match:{golden.name}", score_answers(golden, answers), conditions=conditions)
 

@@ -63,8 +63,8 @@ def _history(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     kept, left_out = trends.usable(read)
     if not any(one.said for one in kept):
-        why = f"no claim begins with {', '.join(args.claim)}" if runs and kept else "no run"
-        raise HarnessError(f"no history: {'; '.join(left_out) or why}")
+        why = [f"no claim of {len(kept)} runs begins with {', '.join(args.claim)}"] if args.claim and kept else left_out or ["no run"]
+        raise HarnessError(f"no history: {'; '.join(why)}")
     if args.csv is not None:
         evidence.write_atomic(args.csv, _as_csv(kept).encode("utf-8", "backslashreplace"))
     unsteady, asked = flaky.flaky(kept, args.alpha) if args.flaky or args.html is not None else ([], 0)

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness import provenance
+from harness.engines.common import answered
 from harness.errors import StoreError
 from harness.store import digest_json
 from harness.types import Generation, Prompt, Sampling, Scored, TokenLogprobs
@@ -40,7 +41,8 @@ class Asking:
         calls = self._calls(name, what, prompts, rerun, {"sampling": said, "fresh": fresh, "drawn": sampling.temperature > 0},
                             lambda engine, part: engine.generate(part, sampling=sampling))  # fmt: skip
         rows, conditions = self._gathered(name, prompts, calls)
-        return [Generation(**row) for row in rows], {**conditions, "order": _order(rerun), "sampling": said}
+        answers = answered([Generation(**row) for row in rows], f"{name}, asked {what}")
+        return answers, {**conditions, "order": _order(rerun), "sampling": said}
 
     def score(
         self, name: str, what: str, texts: Sequence[Scored], *, fresh: str = "", rerun: int = 0

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import EvidenceError, HarnessError
-from harness.plugin.options import option, options
+from harness.plugin.options import file_settings, option, options
 from harness.plugin.order import BY_TIER, Clock
 from harness.plugin.session import NODE_RUN, RUN
 from harness.progress import clock
@@ -38,6 +39,7 @@ class Closing:
 
 
 _CLOSING = pytest.StashKey[Closing]()
+_Strangers = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
 @pytest.hookimpl(trylast=True)
@@ -50,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
         return
     try:
-        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, _named(config))
+        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, partial(_strangers, config))
     except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
         config.stash[_UNSEALED] = f"{folder}: {error}"
         session.exitstatus = int(exitstatus) or 1
@@ -61,7 +63,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
         session.exitstatus = 1 if wrong else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, named: Mapping[str, Sequence[str]]) -> Closing:
+def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, strangers_in: _Strangers) -> Closing:
     from harness import baselines, evidence, report
     from harness.recheck import ending, measured, releases
 
@@ -73,7 +75,7 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, 
         raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
     lost, orphans = ending.lost(plan, records), ending.orphans(plan)
     absent = ending.absent(records, allowed)
-    strangers = [text for where, names in named.items() for text in _strangers(where, names, records)]
+    strangers = strangers_in(records)
     # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
     unheeded = [] if exitstatus else ending.unheeded(records)
     status = exitstatus or (1 if lost or orphans or unheeded or strangers else EXIT_NOT_EVALUATED if absent else 0)
@@ -109,18 +111,28 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, 
     )
 
 
-def _named(config: pytest.Config) -> dict[str, list[str]]:
-    """What the command line names for this run, by option; what an ini file names is there for every run."""
-    return {where: [text.partition("=")[0] for text in config.getoption(where)] for where in ("--subject", "--data")}
+def _strangers(config: pytest.Config, records: Sequence[dict[str, Any]]) -> list[str]:
+    """What the command line names and no evidence does: a slip of the pen, and the model or file that was meant went untested.
 
+    Of subjects each that the lifecycle file does not know must be heard of; of those it knows one, for a part of the claims may be run.
+    What an ini file names is there for every run.
+    """
+    from harness.config import parse_data
 
-def _strangers(where: str, names: Sequence[str], records: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of an option where no evidence names any of them: a slip of the pen, and the model or file that was meant went untested."""
     if any(record["measurement"] is None for record in records):
         return []  # who knows what they would have measured
     measured = {subject["name"] for record in records for subject in record["measurement"].get("subjects", ())}
     said = {part.strip() for record in records for part in record["claim"]["id"].partition("[")[2].removesuffix("]").split(",")}
-    return [] if set(names) & (measured | said) else [f"{name}: named by {where}" for name in names]
+    heard = measured | said
+    subjects = {text.partition("=")[0] for text in config.getoption("--subject")}
+    new = subjects - {*file_settings(config).subjects, "source"}  # what a reference was converted from
+    silent = (new - heard) or (set() if subjects & heard else subjects)
+    vain = [f"{name}: named by --subject, and no evidence of this run names it" for name in sorted(silent)]
+    for data in map(parse_data, config.getoption("--data")):
+        gone = [path for path in data.files if not Path(path).exists()]
+        why = f"there is no {gone[0]}" if gone else "" if data.name in heard else "no evidence of this run names it"
+        vain += [f"{data.name}: named by --data, and {why}"] if why else []
+    return vain
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -155,7 +167,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for name in closing.unheeded:
         out.write_line(f"unheeded       {name}: its evidence does not say what its test reported; the exit status is 1", red=True)
     for name in closing.strangers:
-        out.write_line(f"stranger       {name}, and no evidence of this run names it; the exit status is 1", red=True)
+        out.write_line(f"stranger       {name}; the exit status is 1", red=True)
     for need in closing.absent:
         out.write_line(f"absent: {need}; the exit status says so. Allow it by name: --allow-missing {need}", yellow=True)
     if any(record["tier"] == "smoke" for record in closing.records):

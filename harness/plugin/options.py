@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.stages import STAGES
 
 if TYPE_CHECKING:
@@ -33,11 +34,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Every option has an ini twin: --run-dir is harness_run_dir."""
     group = parser.getgroup("harness", "claims about language models")
     for name, metavar, text in _OPTIONS:
-        group.addoption(f"--{name}", metavar=metavar, default=None, help=text)
+        group.addoption(f"--{name}", metavar=metavar, default=None, help=text, type=_word)
         parser.addini(_ini(name), text, default="")
     for name, metavar, text in _LISTS:
-        group.addoption(f"--{name}", metavar=metavar, action="append", default=[], help=text)
+        group.addoption(f"--{name}", metavar=metavar, action="append", default=[], help=text, type=_word)
         parser.addini(_ini(name), text, type="linelist", default=[])
+
+
+def _word(text: str) -> str:
+    """What stands behind an option. Nothing is most often a variable that was not set, and must not mean the default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; name something, or leave the option out")
+    return text
 
 
 def _ini(name: str) -> str:
@@ -54,15 +62,24 @@ def options(config: pytest.Config, name: str) -> list[str]:
 
 def settings_of(config: pytest.Config) -> Settings:
     """The lifecycle settings of this session. Raises pytest.UsageError with the reason if they are wrong."""
+    try:
+        known = file_settings(config).with_subjects(options(config, "subject")).with_data(options(config, "data"))
+        if known.release and not known.builds:
+            raise ConfigError(
+                f"{known.path}: [[release]] is asked of each build, and there is none; [quant] names them: references, builds, sets, texts"
+            )
+        return known
+    except HarnessError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def file_settings(config: pytest.Config) -> Settings:
+    """What the lifecycle file says, without the command line. ConfigError if it is wrong."""
     from harness import config as configuration
 
     named = option(config, "lifecycle")
     path = Path(named) if named else configuration.default_path(config.rootpath)
-    try:
-        known = configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
-        return known.with_subjects(options(config, "subject")).with_data(options(config, "data"))
-    except HarnessError as error:
-        raise pytest.UsageError(str(error)) from error
+    return configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
 
 
 def tier_of(config: pytest.Config) -> str:

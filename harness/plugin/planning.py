@@ -78,7 +78,16 @@ def _whole(config: pytest.Config) -> bool:
         return bool(told)
     narrowed = [config.getoption(name, None) for name in ("keyword", "markexpr", "ignore", "ignore_glob", "deselect")]
     named = [*options(config, "only"), option(config, "from"), *options(config, "subject"), *options(config, "data")]
-    return config.args_source != pytest.Config.ArgsSource.ARGS and not any([*narrowed, *named])
+    return _all_paths(config) and not any([*narrowed, *named])
+
+
+def _all_paths(config: pytest.Config) -> bool:
+    """Whether no part of the project was named: nothing at all, or all that pytest would collect unasked."""
+    if config.args_source != pytest.Config.ArgsSource.ARGS:
+        return True
+    given = {(config.invocation_params.dir / path).resolve() for path in config.args}
+    wanted = [(config.rootpath / path).resolve() for path in config.getini("testpaths")] or [config.rootpath.resolve()]
+    return all({path, *path.parents} & given for path in wanted)
 
 
 def _nobody(names: Sequence[str], path: Path, known: Collection[str]) -> str:

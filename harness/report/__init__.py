@@ -22,7 +22,8 @@ def line(record: Mapping[str, Any]) -> str:
     if claim.estimate is not None:
         parts.append(f"{text.number(claim.estimate)} {text.span(claim.low, claim.high)}".rstrip())
     if claim.n:
-        parts.append(f"n = {claim.n}")
+        failed = record["verdict"].get("n_unusable")
+        parts.append(f"n = {claim.n}" + (f", of them {text.number(failed)} failed units" if failed else ""))
     if claim.outcome != "holds" and claim.why:
         parts.append(text.one_line(claim.why))  # the numbers stand before it already
     return "  ".join(parts)
@@ -64,9 +65,9 @@ def differing(run: Path) -> list[str]:
         kept = {name: (run / name).read_bytes() for name in there}
     except (HarnessError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return [f"{run / there[0]}: cannot be rendered again ({type(error).__name__}: {error})"]
-    said = "it was edited, or rendered by another version of harness"
+    said = "it was edited (take the original), or rendered by another version of harness (python -m harness report renders anew)"
     return [
-        f"{run / name}: not what the evidence shows; byte {_first(kept[name], again[name])}; {said}: python -m harness report renders anew"
+        f"{run / name}: not what the evidence shows; byte {_first(kept[name], again[name])}; {said}"
         for name in there
         if kept[name] != again[name]
     ]

@@ -72,7 +72,7 @@ def _init(args: argparse.Namespace) -> int:
     try:
         return _begun(args)
     except OSError as error:  # a file or a folder that may not be read
-        if isinstance(error, HarnessError):
+        if isinstance(error, HarnessError | BrokenPipeError):
             raise
         raise ConfigError(f"{error.filename}: {error.strerror}; init reads what stands in the folder before it writes") from error
 

@@ -140,10 +140,13 @@ def test_an_adapter_names_two_folders(tmp_path):
 def test_other_answers_in_the_same_file_are_another_subject(tmp_path):
     path = answers_file(tmp_path)
     right = bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
-    path.write_text("{}")
+    path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), "?")))
     none = bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
     assert sum(s.value == 1 for s in right.samples) > 50
     assert not any(s.value == 1 for s in none.samples)
+    path.write_text("{}")
+    with pytest.raises(EngineError, match=r"none of 100 requests was answered, so nothing was measured; first: "):
+        bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")
     path.unlink()
     with pytest.raises(SubjectError, match="no file"):
         bench_of(tmp_path, f"mine=fake:{path}").answers("mine", "addresses")

@@ -246,6 +246,27 @@ def test_a_bound_of_a_claim_that_nobody_makes_is_refused_before_time_is_spent(pr
     assert "no claim of this run is called 'inconclusiv'" in result.stdout.str() or args
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--tier", ""), "argument --tier: it is empty"),
+        (("--subject", " "), "argument --subject: it is empty"),
+        (("--lifecycle", "release.toml"), "[[release]] is asked of each build, and there is none"),
+        (("test_claims.py", "--lifecycle", "slip.toml"), "no test makes 'hold' (did you mean 'holds'?)"),  # all that is there was named
+        ((".", "--lifecycle", "slip.toml"), "no test makes 'hold' (did you mean 'holds'?)"),
+    ],
+)
+def test_what_would_be_ignored_in_silence_is_refused(project, args, said):
+    write(project, "holds")
+    project.makeini("[pytest]\naddopts = -p no:cacheprovider -p no:benchmark -p no:randomly\ntestpaths = test_claims.py")
+    (project.path / "release.toml").write_text('[[release]]\nname = "guardrails"\nclaims = ["holds"]\n')
+    (project.path / "slip.toml").write_text('[claims.hold]\nbound = {kind = "at_least", limit = 0.9}\n')
+    result = project.runpytest_subprocess(*args)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert said in result.stderr.str()
+    assert not (project.path / "reports").exists()
+
+
 def test_what_shaped_the_run_is_said_before_it_starts(project):
     write(project, "holds")
     result = project.runpytest_subprocess("--tier", "smoke", "--allow-missing", "vllm")
@@ -382,6 +403,12 @@ def test_not_worse(claim, engine, golden):
     mine = ("--subject", "mine=fake:answers.json", "test_one.py")
     unread = project.runpytest_subprocess("--data", "rows=nowhere.jsonl", "--run-dir", "unread", *mine)
     assert unread.ret == 1
-    unread.stdout.fnmatch_lines(["*stranger*rows: named by --data, and no evidence*"])
+    unread.stdout.fnmatch_lines(["*stranger*rows: named by --data, and there is no *nowhere.jsonl*"])
+    unread = project.runpytest_subprocess("--data", "rows=answers.json", "--run-dir", "there", *mine)
+    assert unread.ret == 1
+    unread.stdout.fnmatch_lines(["*stranger*rows: named by --data, and no evidence of this run names it*"])
+    two = project.runpytest_subprocess(*mine, "--subject", "odl=fake:answers.json", "--run-dir", "two")
+    assert two.ret == 1
+    two.stdout.fnmatch_lines(["*stranger*odl: named by --subject, and no evidence of this run names it*"])
     record = json.loads((the_run(project) / "evidence/tickets.accuracy.json").read_text())
     assert record["measurement"]["subjects"][0]["digest"] == evidence.digest(json.dumps(answers).encode())

@@ -109,7 +109,8 @@ def test_own_model_own_items(tmp_path, items, capsys, monkeypatch):
     assert manifest["our-faq"]["n"] == 60 and manifest["our-faq"]["kind"] == "answers"
     assert not (tmp_path / "eval" / "claims" / "test_not_worse.py").exists()
     done = claims(tmp_path / "eval", "--tier", "smoke")
-    assert done.returncode == 1 and outcomes(tmp_path / "eval") == {"our-faq.accuracy": "fails"}
+    assert done.returncode == 1 and outcomes(tmp_path / "eval") == {"our-faq.accuracy": "error"}  # a table that answers nothing
+    assert "none of 60 requests was answered, so nothing was measured" in done.stdout
 
 
 def test_a_run_started_elsewhere_finds_the_same_model(tmp_path):
