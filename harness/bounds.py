@@ -129,34 +129,44 @@ def _of_the_slo(claim: Claim) -> str:
     return ""
 
 
+def _number(kind: Kind, value: Any) -> float:
+    """A margin as text is a slip of the pen, and so is a yes or no."""
+    if isinstance(value, (str, bytes, bool)):
+        raise ClaimError(f"{kind}({value!r}): expected a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ClaimError(f"{kind}({value!r}): expected a number: {error}") from error
+
+
 def at_least(limit: float) -> Bound:
     """The parameter is at least ``limit``: decided by its lower confidence limit."""
-    return Bound("at_least", float(limit))
+    return Bound("at_least", _number("at_least", limit))
 
 
 def at_most(limit: float) -> Bound:
     """The parameter is at most ``limit``: decided by its upper confidence limit."""
-    return Bound("at_most", float(limit))
+    return Bound("at_most", _number("at_most", limit))
 
 
 def within(low: float, high: float) -> Bound:
     """The parameter lies between ``low`` and ``high``: both limits must be inside."""
-    return Bound("within", float(low), float(high))
+    return Bound("within", _number("within", low), _number("within", high))
 
 
 def non_inferior(margin: float) -> Bound:
     """New is worse than old by less than ``margin`` (absolute: 0.03 is 3 points)."""
-    return Bound("non_inferior", float(margin))
+    return Bound("non_inferior", _number("non_inferior", margin))
 
 
 def better_than(by: float = 0.0) -> Bound:
     """New is better than old, by more than ``by``."""
-    return Bound("better_than", float(by))
+    return Bound("better_than", _number("better_than", by))
 
 
 def equivalent(margin: float) -> Bound:
     """New is neither worse nor better than old by ``margin`` or more."""
-    return Bound("equivalent", float(margin))
+    return Bound("equivalent", _number("equivalent", margin))
 
 
 def identical() -> Bound:

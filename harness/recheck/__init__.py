@@ -111,7 +111,8 @@ def told(run: Path, report: Report) -> tuple[list[str], int]:
     counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
     lines = [f"REFUSED  {problem}" for problem in report.problems]
     if lines:
-        return [*lines, f"{run}: {len(lines)} problems; {len(outcomes)} verdicts were derived again ({counts or 'none'})"], 1
+        found = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        return [*lines, f"{run}: {found}; {len(outcomes)} verdicts were derived again ({counts or 'none'})"], 1
     return [f"{run}: identical; {len(outcomes)} verdicts derived again ({counts}); seal {report.seal}"], 0
 
 

@@ -338,6 +338,13 @@ def test_bounds_survive_their_sealed_form(bound) -> None:
     assert from_dict(bound.to_dict(), "here") == bound
 
 
+@pytest.mark.parametrize("make", [at_least, at_most, non_inferior, better_than, equivalent, lambda x: within(0.1, x)])
+@pytest.mark.parametrize("value", ["0.5", "abc", b"1", True, None, [0.5]])
+def test_a_bound_that_is_no_number_is_refused(make, value) -> None:
+    with pytest.raises(ClaimError, match=r"expected a number"):
+        make(value)
+
+
 def test_bounds_keep_their_numbers() -> None:
     assert (within(0.2, 0.4).limit, within(0.2, 0.4).high, better_than(0.1).limit, better_than().limit) == (0.2, 0.4, 0.1, 0.0)
     assert from_dict({"kind": "better_than"}, "here") == better_than()

@@ -31,8 +31,9 @@ def sarif(bundle: Bundle) -> bytes:
     rules = sorted({result["ruleId"] for result in shown})
     for result in shown:
         result["ruleIndex"] = rules.index(result["ruleId"])
-    said = f"{len(shown)} of {len(found)} results shown"
-    notice = {"level": "note" if shown == found else "warning", "message": {"text": said}}
+    audited = bool(datasets_of(bundle.run))  # an empty log must not read as: looked, and nothing found
+    said = f"{len(shown)} of {len(found)} results shown" if audited else "no claim of this run is about data: nothing was looked at"
+    notice = {"level": "note" if audited and shown == found else "warning", "message": {"text": said}}
     driver = {"name": "lifecycle-harness", "version": str(bundle.run.plan.get("harness") or "0"), "rules": [_rule(r) for r in rules]}
     return as_json({
         "$schema": _SCHEMA,

@@ -35,7 +35,7 @@ def test_an_edited_number_is_named_where_it_stands(run, name, capsys):
     assert main(["recheck", str(run)]) == 1
     out = capsys.readouterr().out
     assert f"{name}: not what the evidence shows; byte {at + 3} on it says '9" in out and "rendered again '5" in out
-    assert "1 problems" in out
+    assert "1 problem;" in out
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: text + b"x", lambda text: b""], ids=["shorter", "longer", "empty"])

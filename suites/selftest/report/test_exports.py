@@ -220,6 +220,12 @@ def test_the_same_bundle_gives_the_same_bytes(folder):
     assert made[0] == made[1]
 
 
+def test_a_log_of_a_run_without_data_claims_says_that_nothing_was_looked_at(folder):
+    log = json.loads(exports.sarif(bundle(every_outcome(folder))))
+    (notice,) = log["runs"][0]["invocations"][0]["toolExecutionNotifications"]
+    assert notice == {"level": "warning", "message": {"text": "no claim of this run is about data: nothing was looked at"}}
+
+
 # --- the verb -------------------------------------------------------------------------------------
 
 
