@@ -143,7 +143,9 @@ def _details(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> Iterable[s
         found = [i for i, s in enumerate(c.measurement.get("subjects") or ()) if s.get("name") == name]
         if found:
             at, subject = f"{c.file}#/measurement/subjects/{found[0]}", c.measurement["subjects"][found[0]]
-            rows += [("SHA-256" if key == "digest" else key, subject[key], f"{at}/{key}") for key in ("digest", "scheme", "location")]
+            served = subject["scheme"] in ("http", "https")
+            words = {"digest": "of its address, for what a server holds nobody can digest: SHA-256" if served else "SHA-256"}
+            rows += [(words.get(key, key), subject[key], f"{at}/{key}") for key in ("digest", "scheme", "location")]
             rows += [(key, value, f"{at}/detail/{_token(key)}") for key, value in sorted(subject["detail"].items())]
             break
     said = bundle.run.releases.get(name)

@@ -27,7 +27,9 @@ def in_toto(bundle: Bundle) -> bytes:
     run = bundle.run
     named = [_subject(one) for one in subjects(bundle)]
     if not named:
-        raise EvidenceError(f"{bundle.path}: no claim names a subject with a SHA-256, and an in-toto statement is about such; measure one")
+        raise EvidenceError(
+            f"{bundle.path}: no claim names a subject with a SHA-256, and an in-toto statement is about such; nothing was written"
+        )
     of = {c.id: standing(c, run) for c in run.claims}
     return as_json({
         "_type": STATEMENT,

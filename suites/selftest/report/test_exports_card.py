@@ -56,6 +56,18 @@ def of(folder) -> exports.Bundle:
     return bundle(cards_run(folder))
 
 
+def test_a_server_is_known_by_its_address_alone(folder):
+    run = folder()
+    served = Subject("mine", "http", "http://127.0.0.1:8000/v1", "ab" * 32)
+    run.add(
+        Claim("Q7.refusals[mine]", "declines", at_least(0.5)), Measurement("r", tuple(Sample(str(i), 1.0) for i in range(50)), (served,))
+    )
+    made = bundle(run)
+    text = exports.card(made, "mine").decode()
+    assert "| of its address, for what a server holds nobody can digest: SHA-256 |" in text
+    assert wrong(made, text) == []
+
+
 def test_writer_and_reader_ask_for_the_same_sections():
     assert SECTIONS == REQUIRED
 
