@@ -93,7 +93,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         way = "free some space" if full else "see that its folder is one and can be written, or name another"
         raise EvidenceError(f"cannot write {path}: {error}. The verdict is not kept; {way}, and rerun") from error
 

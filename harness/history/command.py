@@ -63,7 +63,7 @@ def _history(args: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     kept, left_out = trends.usable(read)
     if not any(one.said for one in kept):
-        why = [f"no claim of {len(kept)} runs begins with {', '.join(args.claim)}"] if args.claim and kept else left_out or ["no run"]
+        why = [f"no claim begins with {', '.join(args.claim)}, in {len(kept)} runs"] if args.claim and kept else left_out or ["no run"]
         raise HarnessError(f"no history: {'; '.join(why)}")
     if args.csv is not None:
         evidence.write_atomic(args.csv, _as_csv(kept).encode("utf-8", "backslashreplace"))

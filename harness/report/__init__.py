@@ -22,8 +22,8 @@ def line(record: Mapping[str, Any]) -> str:
     if claim.estimate is not None:
         parts.append(f"{text.number(claim.estimate)} {text.span(claim.low, claim.high)}".rstrip())
     if claim.n:
-        failed = record["verdict"].get("n_unusable")
-        parts.append(f"n = {claim.n}" + (f", of them {text.number(failed)} failed units" if failed else ""))
+        failed = record["verdict"].get("n_unusable")  # failed, cut off, or could not be read: counted, never dropped
+        parts.append(f"n = {claim.n}" + (f" ({text.number(failed)} unusable)" if failed else ""))
     if claim.outcome != "holds" and claim.why:
         parts.append(text.one_line(claim.why))  # the numbers stand before it already
     return "  ".join(parts)
