@@ -73,7 +73,7 @@ def differences(done: Logged, logged: Logged) -> list[Difference]:
 def name_of(text: str) -> str:
     """A name that MLflow takes (letters, digits, ``_ - . / :`` and blanks), never the same for two."""
     parts = [part for part in re.split(r"[\[\],/]+", text) if part]
-    safe = "/".join(re.sub(r"[^A-Za-z0-9_.:-]+", "_", part).strip(".") or "_" for part in parts)[: _NAME - 40]
+    safe = "/".join(re.sub(r"[^A-Za-z0-9_.:-]+|\.{2,}", "_", part).strip(".") or "_" for part in parts)[: _NAME - 40]
     plain = re.fullmatch(r"[^\[\],/]+(\[[^\[\],/]+(,[^\[\],/]+)*\])?", text) is not None
     return safe if plain and _back(safe) == text else f"{safe}-{evidence.digest(text.encode('utf-8', 'surrogatepass'))[:8]}"
 
