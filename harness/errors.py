@@ -18,6 +18,8 @@ A message names what was found, where, what was expected, and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "AuditError",
     "ClaimError",
@@ -31,6 +33,7 @@ __all__ = [
     "StoreError",
     "SubjectError",
     "TrainingError",
+    "meant_by",
     "nearest",
 ]
 
@@ -97,8 +100,13 @@ class MissingNeed(HarnessError):
 
 def nearest(word: str, known: list[str]) -> str:
     """A clause for an error message: the nearest known word, and all of them."""
+    meant = meant_by(word, known)
+    return f"{meant} known: {', '.join(sorted(known)) or 'none'}".lstrip()
+
+
+def meant_by(word: str, known: Iterable[str]) -> str:
+    """A question for an error message: whether the nearest known word was meant; "" where none is near."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known: {', '.join(sorted(known)) or 'none'}"
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""

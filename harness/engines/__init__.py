@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness import environments, provenance
-from harness.engines.common import answered, install, length_batches, token_digest
+from harness.engines.common import install, length_batches, token_digest
 from harness.errors import EngineError, MissingNeed, nearest
 from harness.types import Engine
 
-__all__ = ["ENGINES", "answered", "available", "length_batches", "open_engine", "token_digest", "versions"]
+__all__ = ["ENGINES", "available", "length_batches", "open_engine", "token_digest", "versions"]
 
 ENGINES: Mapping[str, str] = {
     "hf": "harness.engines.hf:HF",

@@ -18,6 +18,7 @@ from harness.types import Generation
 
 __all__ = [
     "DTYPE_BITS",
+    "answered",
     "common_prefix",
     "cut_at_stop",
     "install",

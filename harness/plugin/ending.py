@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ class Closing:
 
 
 _CLOSING = pytest.StashKey[Closing]()
-_Strangers = Callable[[Sequence[dict[str, Any]]], list[str]]
 
 
 @pytest.hookimpl(trylast=True)
@@ -52,7 +50,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
     if hasattr(config, "workerinput") or folder is None or not (run or told.claims or (folder / "plan.json").is_file()):
         return
     try:
-        closing = _close(folder, frozenset(options(config, "allow-missing")), int(exitstatus), told, partial(_strangers, config))
+        closing = _close(config, folder, int(exitstatus), told)
     except (HarnessError, OSError, KeyError, TypeError) as error:  # a full disk, a folder that was deleted: red, and one line says why
         config.stash[_UNSEALED] = f"{folder}: {error}"
         session.exitstatus = int(exitstatus) or 1
@@ -63,10 +61,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int | pytest.ExitC
         session.exitstatus = 1 if wrong else EXIT_NOT_EVALUATED
 
 
-def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, strangers_in: _Strangers) -> Closing:
+def _close(config: pytest.Config, folder: Path, exitstatus: int, told: Clock) -> Closing:
     from harness import baselines, evidence, report
     from harness.recheck import ending, measured, releases
 
+    allowed = frozenset(options(config, "allow-missing"))
     evidence.sweep(folder)
     plan = evidence.read_json(folder / evidence.PLAN)
     records = [evidence.read_json(path) for path in sorted((folder / "evidence").glob("*.json"))]
@@ -75,7 +74,7 @@ def _close(folder: Path, allowed: frozenset[str], exitstatus: int, told: Clock, 
         raise EvidenceError(f"{evidence.PLAN} was changed while the run went on")
     lost, orphans = ending.lost(plan, records), ending.orphans(plan)
     absent = ending.absent(records, allowed)
-    strangers = strangers_in(records)
+    strangers = _strangers(config, records)
     # The evidence decides, not what a test made of it: an exception may be caught, a failure marked as expected.
     unheeded = [] if exitstatus else ending.unheeded(records)
     status = exitstatus or (1 if lost or orphans or unheeded or strangers else EXIT_NOT_EVALUATED if absent else 0)

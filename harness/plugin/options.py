@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from harness.config import Settings
 
 
+_FILE = pytest.StashKey["Settings"]()
 _OPTIONS = (
     ("lifecycle", "FILE", "the lifecycle file (default: lifecycle.toml, else fixtures/lifecycle.toml)"),
     ("tier", "NAME", "how much is measured: full (default, the proof) or smoke (a subset, never proof)"),
@@ -74,12 +75,14 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def file_settings(config: pytest.Config) -> Settings:
-    """What the lifecycle file says, without the command line. ConfigError if it is wrong."""
+    """What the lifecycle file says, without the command line: read once, as it was when the session began. ConfigError if it is wrong."""
     from harness import config as configuration
 
-    named = option(config, "lifecycle")
-    path = Path(named) if named else configuration.default_path(config.rootpath)
-    return configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
+    if _FILE not in config.stash:
+        named = option(config, "lifecycle")
+        path = Path(named) if named else configuration.default_path(config.rootpath)
+        config.stash[_FILE] = configuration.load(path) if named or path.exists() else configuration.empty(config.rootpath)
+    return config.stash[_FILE]
 
 
 def tier_of(config: pytest.Config) -> str:

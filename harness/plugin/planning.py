@@ -8,13 +8,12 @@ import threading
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.errors import EvidenceError, HarnessError
+from harness.errors import EvidenceError, HarnessError, meant_by
 from harness.plugin.claims import CLAIM, ClaimHandle
 from harness.plugin.options import option, options, settings_of, tier_of
 from harness.plugin.session import LEFT_OUT, NODE_RUN, RUN, Run, claim_of
@@ -92,7 +91,7 @@ def _all_paths(config: pytest.Config) -> bool:
 
 def _nobody(names: Sequence[str], path: Path, known: Collection[str]) -> str:
     """What to do about [claims] that no test makes."""
-    near = (f"{name!r}{f' (did you mean {close[0]!r}?)' if (close := get_close_matches(name, known, n=1)) else ''}" for name in names)
+    near = (f"{name!r} ({meant})" if (meant := meant_by(name, known)) else repr(name) for name in names)
     return f"{path}: [claims]: no test makes {', '.join(near)}; mend the name, or delete the entry. All claims: pytest --collect-only -q"
 
 

@@ -243,7 +243,8 @@ def test_a_bound_of_a_claim_that_nobody_makes_is_refused_before_time_is_spent(pr
     assert not list(project.path.glob("reports/*/evidence/*"))
     result = project.runpytest_subprocess("-k", "incon", *args)  # a part: the name may be of another
     assert result.ret == 1
-    assert "no claim of this run is called 'inconclusiv'" in result.stdout.str() or args
+    if not args:  # pytest prints no header of workers' collections
+        assert "no claim of this run is called 'inconclusiv'" in result.stdout.str()
 
 
 @pytest.mark.parametrize(

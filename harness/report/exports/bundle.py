@@ -16,8 +16,22 @@ from harness.recheck import recheck
 from harness.report import view
 from harness.report.view import ClaimView, RunView
 
-__all__ = ["Bundle", "Standing", "as_json", "finished", "of_evidence", "opened", "result", "seal", "sha256", "standing", "subjects"]
+__all__ = [
+    "SERVED",
+    "Bundle",
+    "Standing",
+    "as_json",
+    "finished",
+    "of_evidence",
+    "opened",
+    "result",
+    "seal",
+    "sha256",
+    "standing",
+    "subjects",
+]
 
+SERVED = ("http", "https")  # schemes of subjects that are known by their address alone
 Standing = Literal["passed", "warned", "failed"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +109,7 @@ def subjects(bundle: Bundle) -> list[Mapping[str, Any]]:
     found = {}
     for record in bundle.records.values():
         for subject in (record["measurement"] or {}).get("subjects", ()):
-            if sha256(subject.get("digest")) and subject.get("scheme") not in ("http", "https", "fake"):
+            if sha256(subject.get("digest")) and subject.get("scheme") not in (*SERVED, "fake"):
                 found[subject["name"], subject["digest"]] = subject
     return [found[key] for key in sorted(found)]
 

@@ -19,7 +19,7 @@ from harness.report import view
 from harness.report.builds import arms
 from harness.report.choice import choice
 from harness.report.datasets import datasets_of, told
-from harness.report.exports.bundle import Bundle, sha256
+from harness.report.exports.bundle import SERVED, Bundle, sha256
 from harness.report.markdown import escape
 from harness.report.text import DASH, clean
 from harness.report.view import ClaimView, RunView, finite
@@ -143,7 +143,7 @@ def _details(bundle: Bundle, name: str, mine: Sequence[ClaimView]) -> Iterable[s
         found = [i for i, s in enumerate(c.measurement.get("subjects") or ()) if s.get("name") == name]
         if found:
             at, subject = f"{c.file}#/measurement/subjects/{found[0]}", c.measurement["subjects"][found[0]]
-            served = subject["scheme"] in ("http", "https")
+            served = subject["scheme"] in SERVED
             words = {"digest": "of its address, for what a server holds nobody can digest: SHA-256" if served else "SHA-256"}
             rows += [(words.get(key, key), subject[key], f"{at}/{key}") for key in ("digest", "scheme", "location")]
             rows += [(key, value, f"{at}/detail/{_token(key)}") for key, value in sorted(subject["detail"].items())]
